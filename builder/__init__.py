@@ -1,0 +1,1 @@
+"""Recipes and images joined into bundles, and the command line over it all."""

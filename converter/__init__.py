@@ -1,0 +1,1 @@
+"""Any Docker/OCI image in, one DAX-mountable root file system out."""

@@ -1,0 +1,70 @@
+"""The floor of the house: the one exception family, and how names from outside are shown.
+
+    HyperbuildError             exit status 1; its text is the whole message
+    |-- InputError              what the user gave does not fit (a reference, a path, an option)
+    |-- NotFoundError           the thing named does not exist; the text lists what does
+    |-- AccessError             refused: credentials, permissions
+    |-- UnavailableError        a service or a file cannot be reached or read now
+    |-- VerificationError       bytes are not what their digest or size declares
+    |-- ContentError            verified bytes that break their format, or hostile ones
+    `-- ToolError               an outside tool is missing or failed
+
+Each room raises these or its own subclasses. A text reads "what, where; what to do".
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(name: str | bytes) -> str:
+    """Return name on one line, free of control characters (they become ``\\xNN`` or ``\\uNNNN``).
+
+    Names come from images and registries: shown raw they could move a terminal's cursor.
+    """
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    return _UNPRINTABLE.sub(
+        lambda match: match[0].encode("ascii", "backslashreplace").decode()
+        if ord(match[0]) > 0x7F
+        else f"\\x{ord(match[0]):02x}",
+        text,
+    )
+
+
+class HyperbuildError(Exception):
+    """Base of every failure that hyperbuild explains; ``str()`` is one printable line."""
+
+    exit_status = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class InputError(HyperbuildError):
+    """What the user gave does not fit."""
+
+
+class NotFoundError(HyperbuildError):
+    """The thing named does not exist."""
+
+
+class AccessError(HyperbuildError):
+    """Access was refused."""
+
+
+class UnavailableError(HyperbuildError):
+    """A service or a file cannot be reached or read now; trying again may help."""
+
+
+class VerificationError(HyperbuildError):
+    """Bytes are not what their digest or size declares."""
+
+
+class ContentError(HyperbuildError):
+    """Verified bytes that break their format, or that no container runtime would accept."""
+
+
+class ToolError(HyperbuildError):
+    """An outside tool is missing or failed."""

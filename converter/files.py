@@ -1,0 +1,126 @@
+"""Files that are there whole or not at all, and locks that a killed process gives back.
+
+Every temporary name starts with a dot and is locked (flock) by its writer while it lives, so that
+the next run can tell what a killed one left behind from what a running one is writing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TEMPORARY_PREFIX = ".hyperbuild-"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file or directory path (a missing file is made).
+
+    Blocks until it is free. The lock dies with the process; the lock file stays.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside the directory path durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Draft:
+    """A temporary file beside its place, open as ``fd``; ``publish`` gives it its name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+
+    def publish(self, target: Path) -> None:
+        """Rename to target (same file system), durably; target is replaced whole."""
+        os.fsync(self.fd)
+        self.path.rename(target)
+        fsync_directory(target.parent)
+
+    def discard(self) -> None:
+        """Close, and remove what was not published."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        with suppress(OSError):
+            os.close(self.fd)
+
+
+@contextmanager
+def draft(directory: Path) -> Iterator[Draft]:
+    """Open a Draft in directory; whatever was not published by the end is removed."""
+    file = Draft(directory)
+    try:
+        yield file
+    finally:
+        file.discard()
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write content as target: readers see the old file or the new one, never a part."""
+    with draft(target.parent) as file:
+        write_all(file.fd, content)
+        file.publish(target)
+
+
+def write_all(fd: int, content: bytes | memoryview) -> None:
+    """Write all of content at fd's position (a short write is continued)."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporaries in directory whose writers are gone."""
+    for path in directory.glob(TEMPORARY_PREFIX + "*"):
+        with suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(fd)
+
+
+def open_regular(path: Path) -> int:
+    """Open path for reading and return its descriptor.
+
+    A FIFO, device or directory is an InputError: reading one could hang or never end.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnavailableError(f"cannot open {path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InputError(f"{path} is not a regular file; give a file")
+    return fd

@@ -1,0 +1,245 @@
+"""The documents of an OCI image as frozen data, their raw bytes kept verbatim.
+
+Sources: OCI image-spec v1.1 (descriptor.md, image-index.md, manifest.md, config.md) and Docker's
+image manifest version 2, schema 2, whose JSON has the same shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NewType
+
+from hyperbuild.converter.errors import ContentError, InputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+
+#: Layer media type -> how the tar stream inside is compressed.
+LAYER_COMPRESSION: Mapping[str, str] = {
+    "application/vnd.oci.image.layer.v1.tar": "none",
+    "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "none",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": "none",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
+}
+
+#: Largest index, manifest or config that is read, in bytes (the size registries themselves accept).
+DOCUMENT_LIMIT = 4 << 20
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+#: A digest of an uncompressed layer (config.md, "Layer DiffID").
+DiffID = NewType("DiffID", str)
+
+
+def check_digest(text: object, where: str) -> str:
+    """Return text as an "algorithm:hex" digest; ContentError names where it stood."""
+    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
+        raise ContentError(f"{where}: {printable(str(text))!r} is not a sha256 or sha512 digest")
+    return text
+
+
+def hasher(digest: str) -> hashlib._Hash:
+    """Return a fresh hash object of digest's algorithm."""
+    return hashlib.new(digest.partition(":")[0], usedforsecurity=True)
+
+
+def digest_of(content: bytes) -> str:
+    """Return the canonical (sha256) digest of content."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on: ``os/architecture[/variant]`` in the words of GOOS and GOARCH."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read ``os/arch[/variant]``; InputError otherwise."""
+        parts = text.split("/")
+        if len(parts) not in (2, 3) or not all(re.fullmatch(r"[a-z0-9_.+-]+", p) for p in parts):
+            raise InputError(
+                f"platform {printable(text)!r} is not os/arch[/variant]; say linux/amd64, say"
+            )
+        return cls(*parts)
+
+    def runs(self, offered: Platform) -> bool:
+        """Tell whether an image offered for that platform is what self asks for."""
+        return (self.os, self.architecture) == (offered.os, offered.architecture) and (
+            not self.variant or self.variant == offered.variant
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A pointer to content: media type, digest and size in bytes (descriptor.md)."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, data: object, where: str) -> Descriptor:
+        """Check and take over one descriptor object of a JSON document."""
+        fields = _object(data, where)
+        size = fields.get("size")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ContentError(f"{where}: a descriptor without a valid size")
+        platform = fields.get("platform")
+        return cls(
+            media_type=_text(fields, "mediaType", where),
+            digest=check_digest(fields.get("digest"), where),
+            size=size,
+            annotations=_texts(fields.get("annotations"), where),
+            platform=None if platform is None else _platform(_object(platform, where), where),
+            urls=tuple(str(url) for url in _array(fields.get("urls"), where)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An image index or Docker manifest list (image-index.md)."""
+
+    raw: bytes
+    manifests: tuple[Descriptor, ...]
+
+    @classmethod
+    def read(cls, raw: bytes, where: str) -> Index:
+        """Parse raw; ContentError if it is no index."""
+        fields = _document(raw, where)
+        if "manifests" not in fields:
+            raise ContentError(f"{where}: an image index without manifests")
+        entries = _array(fields["manifests"], where)
+        return cls(raw, tuple(Descriptor.read(entry, where) for entry in entries))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An image manifest (manifest.md); layers go from the base up."""
+
+    raw: bytes
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """The manifest's own digest."""
+        return digest_of(self.raw)
+
+    @classmethod
+    def read(cls, raw: bytes, where: str) -> Manifest:
+        """Parse raw; ContentError if it is no image manifest."""
+        fields = _document(raw, where)
+        if fields.get("schemaVersion") != 2 or "config" not in fields or "layers" not in fields:
+            raise ContentError(f"{where}: not an image manifest of schema version 2")
+        return cls(
+            raw=raw,
+            media_type=str(fields.get("mediaType", OCI_MANIFEST)),
+            config=Descriptor.read(fields["config"], where),
+            layers=tuple(
+                Descriptor.read(layer, where) for layer in _array(fields["layers"], where)
+            ),
+            annotations=_texts(fields.get("annotations"), where),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """An image configuration (config.md); ``config`` is its execution part, verbatim."""
+
+    raw: bytes
+    platform: Platform
+    diff_ids: tuple[DiffID, ...]
+    config: Mapping[str, Any]
+    created: str
+
+    @property
+    def digest(self) -> str:
+        """The config's own digest, which is the image's ImageID."""
+        return digest_of(self.raw)
+
+    @classmethod
+    def read(cls, raw: bytes, where: str) -> ImageConfig:
+        """Parse raw; ContentError if it is no image config."""
+        fields = _document(raw, where)
+        rootfs = _object(fields.get("rootfs"), f"{where}: rootfs")
+        diff_ids = _array(rootfs.get("diff_ids"), where)
+        return cls(
+            raw=raw,
+            platform=_platform(fields, where),
+            diff_ids=tuple(DiffID(check_digest(text, where)) for text in diff_ids),
+            config=_object(fields.get("config") or {}, f"{where}: config"),
+            created=str(fields.get("created") or ""),
+        )
+
+
+def _document(raw: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{where}: not valid JSON") from error
+    return _object(data, where)
+
+
+def _object(data: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise ContentError(f"{where}: an object was expected")
+    return data
+
+
+def _array(data: object, where: str) -> list[Any]:
+    if data is None:
+        return []
+    if not isinstance(data, list):
+        raise ContentError(f"{where}: an array was expected")
+    return data
+
+
+def _text(fields: Mapping[str, Any], key: str, where: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str) or not value:
+        raise ContentError(f"{where}: {key} is missing")
+    return value
+
+
+def _texts(data: object, where: str) -> Mapping[str, str]:
+    return {str(key): str(value) for key, value in _object(data or {}, where).items()}
+
+
+def _platform(fields: Mapping[str, Any], where: str) -> Platform:
+    return Platform(
+        _text(fields, "os", where),
+        _text(fields, "architecture", where),
+        str(fields.get("variant") or ""),
+    )

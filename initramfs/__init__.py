@@ -1,0 +1,1 @@
+"""hyperstart, the first process of a HyperVM, and the initramfs that carries it."""

@@ -1,0 +1,1 @@
+"""Bundles, and the hypervisors that boot them."""
