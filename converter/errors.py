@@ -26,9 +26,11 @@ def printable(name: str | bytes) -> str:
     """
     text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
     return _UNPRINTABLE.sub(
-        lambda match: match[0].encode("ascii", "backslashreplace").decode()
-        if ord(match[0]) > 0x7F
-        else f"\\x{ord(match[0]):02x}",
+        lambda match: (
+            match[0].encode("ascii", "backslashreplace").decode()
+            if ord(match[0]) > 0x7F
+            else f"\\x{ord(match[0]):02x}"
+        ),
         text,
     )
 
