@@ -1,0 +1,168 @@
+"""One layer's stream read once: its index, and the data of the files that the image keeps."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from hyperbuild.converter import tar
+from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.tree import Entry, Inode, LayerIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hyperbuild.converter.extents import ExtentWriter
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.converter.stream import LayerStream
+    from hyperbuild.converter.tar import Member
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+#: Names that AUFS kept for itself; layers made on it hold them, runtimes skip them.
+AUFS_META = b".wh..wh."
+NAME_LIMIT = 255
+TARGET_LIMIT = 4095
+
+_TYPE_BITS = {
+    tar.REGULAR: stat.S_IFREG,
+    tar.SYMLINK: stat.S_IFLNK,
+    tar.CHARACTER: stat.S_IFCHR,
+    tar.BLOCK_DEVICE: stat.S_IFBLK,
+    tar.DIRECTORY: stat.S_IFDIR,
+    tar.FIFO: stat.S_IFIFO,
+}
+
+
+class Choice(Protocol):
+    """Decides which files' data is written."""
+
+    def __call__(self, entry: int, path: bytes) -> bool:
+        """Tell whether the regular file path, the image's entry number entry, is kept."""
+
+
+def read_layer(
+    stream: LayerStream,
+    keep: Choice,
+    extents: ExtentWriter,
+    *,
+    first_entry: int,
+    progress: Progress,
+) -> LayerIndex:
+    """Read a layer to its verified end; write the data of the files that keep chooses.
+
+    Entries are numbered from first_entry on. ContentError for names and types that no runtime
+    unpacks; VerificationError if the bytes are not what the image declares.
+    """
+    index = LayerIndex(stream.where)
+    number = first_entry
+    for member in tar.members(stream):
+        path = _clean(member.name, stream)
+        parent, _, name = path.rpartition(b"/")
+        if name.startswith(WHITEOUT):
+            _hide(index, parent, name, stream)
+            continue
+        if member.type == tar.HARDLINK:
+            entry = Entry(path, None, _clean(member.link, stream))
+        elif stat.S_IFMT(member.mode) == stat.S_IFSOCK:
+            progress.warn(f"{stream.where}: socket {printable(path)} is skipped")
+            continue
+        else:
+            inode = _inode(member, number, stream)
+            entry = Entry(path, inode)
+            if member.size and member.type == tar.REGULAR and keep(number, path):
+                inode.block = _write(member, stream, extents)
+        index.entries.append(entry)
+        number += 1
+    stream.finish()
+    extents.flush()
+    return index
+
+
+def _clean(name: bytes, stream: LayerStream) -> bytes:
+    """Return an archived name relative to the root: no leading "/" or "./", no trailing "/"."""
+    if name and b"//" not in name and b"." not in (name[0:1], name[-1:]) and b"/." not in name:
+        path = name.strip(b"/")
+    else:
+        parts = name.split(b"/")
+        if not name or b".." in parts:
+            raise ContentError(
+                f"{stream.where}: the name {printable(name)!r} is refused: "
+                "it is empty or leads out of the image"
+            )
+        path = b"/".join(part for part in parts if part not in (b"", b"."))
+    if len(path) > NAME_LIMIT and max(map(len, path.split(b"/"))) > NAME_LIMIT:
+        raise ContentError(
+            f"{stream.where}: the name {printable(path[:64])!r}… has a component over "
+            f"{NAME_LIMIT} bytes, which no file system holds"
+        )
+    return path
+
+
+def _hide(index: LayerIndex, parent: bytes, name: bytes, stream: LayerStream) -> None:
+    if name == OPAQUE:
+        index.opaques.append(parent)
+    elif name in (WHITEOUT, WHITEOUT + b".", WHITEOUT + b".."):
+        raise ContentError(
+            f"{stream.where}: the whiteout {printable(name)!r} names nothing; it is refused"
+        )
+    elif not name.startswith(AUFS_META):
+        hidden = name.removeprefix(WHITEOUT)
+        index.whiteouts.append(parent + b"/" + hidden if parent else hidden)
+
+
+def _inode(member: Member, number: int, stream: LayerStream) -> Inode:
+    type_bits = _TYPE_BITS.get(member.type)
+    if type_bits is None:
+        raise ContentError(
+            f"{stream.where}: {printable(member.name)!r} has the tar type "
+            f"{printable(member.type)!r}, which no runtime unpacks"
+        )
+    if not (0 <= member.uid < 1 << 32 and 0 <= member.gid < 1 << 32):
+        raise ContentError(f"{stream.where}: {printable(member.name)!r} has an id out of range")
+    if not -(1 << 63) <= member.mtime < 1 << 63:
+        raise ContentError(f"{stream.where}: {printable(member.name)!r} has a time out of range")
+    if member.type == tar.SYMLINK and not 0 < len(member.link) <= TARGET_LIMIT:
+        raise ContentError(
+            f"{stream.where}: the symlink {printable(member.name)!r} has a target of "
+            f"{len(member.link)} bytes; 1 to {TARGET_LIMIT} are possible"
+        )
+    return Inode(
+        # Linux has no permissions on symlinks: whatever the archive says, 0777 is what is seen.
+        mode=type_bits | (0o777 if member.type == tar.SYMLINK else member.mode & 0o7777),
+        uid=member.uid,
+        gid=member.gid,
+        mtime=member.mtime,
+        mtime_ns=member.mtime_ns,
+        size=member.size,
+        entry=number,
+        device=member.device,
+        target=member.link if member.type == tar.SYMLINK else b"",
+        xattrs=member.xattrs and _kept_xattrs(member.xattrs),
+        children={} if member.type == tar.DIRECTORY else None,
+    )
+
+
+def _kept_xattrs(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
+    """Drop ``trusted.*``: it is state of the host that made the layer (overlayfs, say)."""
+    return {
+        name: value for name, value in sorted(xattrs.items()) if not name.startswith(b"trusted.")
+    } or None
+
+
+def _write(member: Member, stream: LayerStream, extents: ExtentWriter) -> int:
+    size = member.size
+    if member.segments is not None:
+        return extents.append_pieces(size, _sparse(member.segments, stream))
+    if stream.ensure() and size <= stream.limit - stream.position:
+        start = stream.position
+        stream.position = start + size
+        return extents.append(stream.buffer[start : start + size])
+    return extents.append_pieces(size, [(0, stream.pieces(size))])
+
+
+def _sparse(
+    segments: list[tuple[int, int]], stream: LayerStream
+) -> Iterator[tuple[int, Iterator[memoryview]]]:
+    for offset, length in segments:
+        yield offset, stream.pieces(length)

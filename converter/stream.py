@@ -1,0 +1,248 @@
+"""A layer's tar stream in large buffers, decompressed and hashed while the consumer works.
+
+A thread reads, hashes and decompresses into a ring of buffers; the consumer takes them in turn and
+hashes what comes out. All three are C calls on whole buffers, which run outside the interpreter
+lock, so the two threads keep two cores busy and memory stays at the ring's size whatever the layer
+declares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+
+from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
+from hyperbuild.converter.oci import hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from hyperbuild.converter.oci import Descriptor, DiffID
+
+BLOCK = 512
+#: A multiple of BLOCK, so that no tar header straddles two buffers.
+BUFFER_SIZE = 1 << 20
+RING = 4
+#: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
+ZSTD_WINDOW_LIMIT = 64 << 20
+
+
+class _Reader(Protocol):
+    def readinto(self, buffer: memoryview) -> int: ...
+
+
+class _HashedBlob:
+    """The raw blob, counted and hashed as it is read; the decompressor's source."""
+
+    def __init__(self, raw: BinaryIO, layer: Descriptor, where: str) -> None:
+        self._raw = raw
+        self._layer = layer
+        self._where = where
+        self._hash = hasher(layer.digest)
+        self._count = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        self._hash.update(buffer[:count])
+        self._count += count
+        if self._count > self._layer.size:
+            raise VerificationError(
+                f"{self._where} is larger than the {self._layer.size} bytes its manifest declares; "
+                "the image is corrupt at its source"
+            )
+        return int(count)
+
+    def read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(memoryview(buffer))])
+
+    def peek(self, size: int) -> bytes:
+        """Return the first bytes without consuming them (the file is seekable)."""
+        head = self._raw.read(size)
+        self._raw.seek(-len(head), 1)
+        return head
+
+    def verify(self) -> None:
+        """Read what the decompressor left, then compare size and digest."""
+        rest = memoryview(bytearray(1 << 16))
+        while self.readinto(rest):
+            pass
+        if self._count != self._layer.size:
+            raise VerificationError(
+                f"{self._where} ends after {self._count} of the {self._layer.size} bytes "
+                "its manifest declares; fetch it again"
+            )
+        actual = f"{self._layer.digest.partition(':')[0]}:{self._hash.hexdigest()}"
+        if actual != self._layer.digest:
+            raise VerificationError(
+                f"{self._where} has the digest {actual}; the image is corrupt at its source"
+            )
+
+
+def _decompressor(blob: _HashedBlob) -> _Reader:
+    """Choose by content, as container runtimes do: media types in the wild are often wrong."""
+    head = blob.peek(4)
+    if head[:2] == b"\x1f\x8b":
+        from isal import igzip
+
+        # The reader below gzip.open: it fills our buffers where the file object would copy.
+        return igzip._GzipReader(blob, BUFFER_SIZE // 2)  # type: ignore # noqa: SLF001
+    if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        import zstandard
+
+        decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_LIMIT)
+        return decoder.stream_reader(
+            blob,  # type: ignore[arg-type]
+            read_size=BUFFER_SIZE // 2,
+            read_across_frames=True,
+        )
+    return blob
+
+
+def _fill(reader: _Reader, buffer: memoryview) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = reader.readinto(buffer[filled:])
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+class LayerStream:
+    """The decompressed bytes of one layer, verified when the end is reached.
+
+    Read with ``ensure``/``buffer``/``position`` (the fast way: a window into the current buffer),
+    ``read``, ``pieces`` and ``skip``. ``finish`` drains the rest and checks digest, size and
+    DiffID: VerificationError. Bytes that do not decompress are a ContentError.
+    """
+
+    def __init__(
+        self,
+        raw: BinaryIO,
+        layer: Descriptor,
+        diff_id: DiffID,
+        *,
+        before_reuse: Callable[[], None],
+        where: str,
+    ) -> None:
+        """Start reading raw; before_reuse is called before a buffer's content is overwritten."""
+        self.where = where
+        self.buffer = memoryview(b"")
+        self.position = 0
+        self.limit = 0
+        self._passed = 0
+        self._diff_id = diff_id
+        self._hash = hashlib.new(diff_id.partition(":")[0])
+        self._before_reuse = before_reuse
+        self._blob = _HashedBlob(raw, layer, where)
+        self._free: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._full: SimpleQueue[tuple[memoryview, int] | BaseException | None] = SimpleQueue()
+        for _ in range(RING):
+            self._free.put(memoryview(bytearray(BUFFER_SIZE)))
+        self._ended = False
+        self._thread = threading.Thread(target=self._produce, name="layer", daemon=True)
+        self._thread.start()
+
+    def _produce(self) -> None:
+        try:
+            reader = _decompressor(self._blob)
+            while (buffer := self._free.get()) is not None:
+                count = _fill(reader, buffer)
+                if not count:
+                    self._blob.verify()
+                    break
+                self._full.put((buffer, count))
+            self._full.put(None)
+        except BaseException as error:
+            # The consumer's thread raises it.
+            self._full.put(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while not self._ended and self._thread.is_alive():
+            self._free.put(None)
+            self._thread.join(0.05)
+        self._thread.join()
+
+    def tell(self) -> int:
+        """Return the offset in the uncompressed stream."""
+        return self._passed + self.position
+
+    def ensure(self) -> bool:
+        """Make at least one byte available at ``position``; False at the end of the stream."""
+        if self.position < self.limit:
+            return True
+        if self._ended:
+            return False
+        if self.limit:
+            self._before_reuse()
+            self._free.put(self.buffer)
+        item = self._full.get()
+        if isinstance(item, BaseException):
+            self._ended = True
+            raise self._explain(item)
+        self._passed += self.limit
+        self.position = self.limit = 0
+        if item is None:
+            self._ended = True
+            return False
+        self.buffer, self.limit = item
+        self._hash.update(self.buffer[: self.limit])
+        return True
+
+    def _explain(self, error: BaseException) -> BaseException:
+        if isinstance(error, OSError) and error.errno:
+            return UnavailableError(f"cannot read {self.where}: {error.strerror}")
+        # Each decompressor has its own class for bad input, under no common base.
+        corrupt = isinstance(error, EOFError | OSError | zlib.error) or type(error).__name__ in (
+            "ZstdError",
+            "IsalError",
+            "error",
+        )
+        if corrupt:
+            return ContentError(f"{self.where} does not decompress ({error}); fetch it again")
+        return error
+
+    def read(self, size: int) -> bytes:
+        """Return exactly size bytes; ContentError if the stream ends before."""
+        return b"".join(self.pieces(size))
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """Yield exactly size bytes as views, each valid until the next is asked for."""
+        while size:
+            if not self.ensure():
+                raise ContentError(f"{self.where} ends inside an entry; it is truncated")
+            count = min(size, self.limit - self.position)
+            start = self.position
+            self.position += count
+            size -= count
+            yield self.buffer[start : start + count]
+
+    def skip(self, size: int) -> None:
+        """Pass over size bytes."""
+        for _ in self.pieces(size):
+            pass
+
+    def finish(self) -> None:
+        """Drain the rest (a tar may be followed by padding) and verify the DiffID."""
+        self.position = self.limit
+        while self.ensure():
+            self.position = self.limit
+        actual = f"{self._diff_id.partition(':')[0]}:{self._hash.hexdigest()}"
+        if actual != self._diff_id:
+            raise VerificationError(
+                f"{self.where} unpacks to {actual}, where the image config says {self._diff_id}; "
+                "the image is corrupt at its source"
+            )

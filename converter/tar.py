@@ -1,0 +1,378 @@
+"""Tar headers of every dialect that images hold: v7, ustar, GNU, PAX, and their sparse files.
+
+Sources: POSIX.1-2008 pax, "ustar Interchange Format" and "pax Extended Header"; the GNU tar manual,
+"Basic Tar Format" and "Storing Sparse Files"; star(5) for the SCHILY keywords; libarchive's tar(5).
+Where they are silent, what Go's archive/tar accepts, as container runtimes are built on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.stream import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hyperbuild.converter.stream import LayerStream
+
+REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+)
+#: Largest extended header or long name, in bytes (what Go's archive/tar accepts).
+EXTENSION_LIMIT = 1 << 20
+#: Most data segments of one sparse file.
+SEGMENT_LIMIT = 1 << 16
+XATTR_VALUE_LIMIT = 1 << 16
+
+_HEADER = Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12s")
+_ZERO_BLOCK = bytes(BLOCK)
+_HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
+_SIGN_BIT, _BASE256 = 0x40, 0x80
+_ADLER_MODULUS = 65521
+_CHECKSUM_AS_SPACES = 8 * 0x20
+#: Parsed number fields by their raw bytes; few distinct ones recur in a layer.
+_NUMBERS: dict[bytes, int] = {}
+_NUMBERS_LIMIT = 8192
+
+
+@dataclass(slots=True)
+class Member:
+    """One archive member. Names are raw bytes as archived; ``size`` is the file's size in bytes.
+
+    ``stored`` bytes of data follow the header in the stream: all of the file, or for a sparse file
+    the ``segments`` (offset, length) of it that are not holes, one after the other.
+    """
+
+    name: bytes
+    type: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    mtime_ns: int
+    size: int
+    stored: int
+    link: bytes
+    device: tuple[int, int]
+    xattrs: dict[bytes, bytes] | None = None
+    segments: list[tuple[int, int]] | None = None
+
+
+def members(stream: LayerStream) -> Iterator[Member]:
+    """Yield each member; its data stands at the stream's position, to be taken or left.
+
+    ContentError for what no runtime would unpack.
+    """
+    global_records: list[tuple[bytes, bytes]] = []
+    records: list[tuple[bytes, bytes]] = []
+    long_name = long_link = b""
+    while (header := _next_header(stream)) is not None:
+        kind = header[156:157]
+        if kind in b"xgLK":
+            size = _number(header[124:136], stream)
+            if not 0 <= size <= EXTENSION_LIMIT:
+                raise ContentError(f"{stream.where}: an extended header of {size} bytes is refused")
+            body = stream.read(size)
+            stream.skip(-size % BLOCK)
+            if kind == b"x":
+                records = _pax_records(body, stream)
+            elif kind == b"g":
+                global_records += _pax_records(body, stream)
+                if sum(len(k) + len(v) for k, v in global_records) > EXTENSION_LIMIT:
+                    raise ContentError(f"{stream.where}: its global headers are too large")
+            elif kind == b"L":
+                long_name = body.partition(b"\0")[0]
+            else:
+                long_link = body.partition(b"\0")[0]
+            continue
+        member = _member(header, stream)
+        if long_name:
+            member.name = long_name
+        if long_link:
+            member.link = long_link
+        if global_records or records:
+            _apply_pax(member, global_records + records, stream)
+        if kind == b"S":
+            _old_gnu_sparse(member, header, stream)
+        if kind == b"\0" and member.name.endswith(b"/"):
+            member.type = DIRECTORY
+        if member.type in _HEADER_ONLY:
+            member.size = member.stored = 0
+        end = stream.tell() + member.stored
+        end += -member.stored % BLOCK
+        yield member
+        rest = end - stream.tell()
+        if rest:
+            _skip_to_header(stream, rest)
+        records, long_name, long_link = [], b"", b""
+
+
+def _skip_to_header(stream: LayerStream, rest: int) -> None:
+    position = stream.position + rest
+    if position <= stream.limit:
+        stream.position = position
+    else:
+        stream.skip(rest)
+
+
+def _next_header(stream: LayerStream) -> bytes | None:
+    """Return the next header block, checksum verified; None at the end of the archive."""
+    if not stream.ensure():
+        return None
+    header = stream.read(BLOCK)
+    if header[0] or header != _ZERO_BLOCK:
+        _check_checksum(header, stream)
+        return header
+    if stream.ensure() and stream.read(BLOCK) != _ZERO_BLOCK:
+        raise ContentError(f"{stream.where}: a lone zero block inside the archive; it is corrupt")
+    return None
+
+
+def _check_checksum(header: bytes, stream: LayerStream) -> None:
+    # The low half of Adler-32 is 1 + the sum of the bytes, modulo 65521: the sum at C speed.
+    field = header[148:156]
+    declared = _number(field, stream)
+    total = (zlib.adler32(header) & 0xFFFF) - 1 - sum(field) + _CHECKSUM_AS_SPACES
+    if (total - declared) % _ADLER_MODULUS == 0 and 0 <= declared <= BLOCK * 0xFF:
+        return
+    rest = header[:148] + header[156:]
+    signed = sum(byte - 256 if byte > 0x7F else byte for byte in rest) + _CHECKSUM_AS_SPACES
+    if signed != declared:
+        raise ContentError(
+            f"{stream.where}: not a tar header at offset {stream.tell() - BLOCK}; it is corrupt"
+        )
+
+
+def _number(field: bytes, stream: LayerStream) -> int:
+    """Decode octal digits, or GNU's base-256 two's complement (its first bit set)."""
+    value = _NUMBERS.get(field)
+    if value is None:
+        if field[0] & _BASE256:
+            value = int.from_bytes(field, "big") & ~(_BASE256 << 8 * (len(field) - 1))
+            if field[0] & _SIGN_BIT:
+                value -= 1 << (8 * len(field) - 1)
+        else:
+            digits = field.partition(b"\0")[0].strip(b" ") or field.strip(b"\0 ")
+            if digits.strip(b"01234567"):
+                raise ContentError(
+                    f"{stream.where}: {printable(field)!r} is no number in a tar header"
+                )
+            value = int(digits or b"0", 8)
+        if len(_NUMBERS) >= _NUMBERS_LIMIT:
+            _NUMBERS.clear()
+        _NUMBERS[field] = value
+    return value
+
+
+def _member(header: bytes, stream: LayerStream) -> Member:
+    (
+        name, mode, uid, gid, size, mtime, _, kind, link,
+        magic, version, _, _, major, minor, prefix, trailer,
+    ) = _HEADER.unpack(header)  # fmt: skip
+    name = name.partition(b"\0")[0]
+    is_ustar = magic == b"ustar\0"
+    if is_ustar and prefix[0]:
+        # star keeps times in the last 24 bytes of the prefix, and says so in the trailer.
+        prefix = prefix[:131] if trailer[8:] == b"tar\0" else prefix
+        name = prefix.partition(b"\0")[0] + b"/" + name
+    stored = _number(size, stream)
+    if stored < 0:
+        raise ContentError(f"{stream.where}: {printable(name)!r} has a negative size")
+    device = (0, 0)
+    if kind in b"34" and (is_ustar or magic + version == b"ustar  \0"):
+        device = (_number(major, stream), _number(minor, stream))
+    return Member(
+        name=name,
+        type=REGULAR if kind in b"\x007" else kind,
+        mode=_number(mode, stream),
+        uid=_number(uid, stream),
+        gid=_number(gid, stream),
+        mtime=_number(mtime, stream),
+        mtime_ns=0,
+        size=stored,
+        stored=stored,
+        link=link.partition(b"\0")[0] if link[0] else b"",
+        device=device,
+    )
+
+
+def _pax_records(body: bytes, stream: LayerStream) -> list[tuple[bytes, bytes]]:
+    """Split "LENGTH KEY=VALUE\\n" records; LENGTH counts the whole record."""
+    records = []
+    position = 0
+    while position < len(body):
+        space = body.find(b" ", position, position + 8)
+        digits = body[position:space]
+        end = position + int(digits) if space > 0 and digits.isdigit() else 0
+        key, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if end <= space or end > len(body) or body[end - 1 : end] != b"\n" or not (equals and key):
+            raise ContentError(f"{stream.where}: a malformed pax header")
+        records.append((key, value))
+        position = end
+    return records
+
+
+def _apply_pax(member: Member, records: list[tuple[bytes, bytes]], stream: LayerStream) -> None:
+    last = dict(records)  # a later record overrides; an empty value takes the key back
+    try:
+        for key, value in last.items():
+            if not value and not key.startswith(b"SCHILY.xattr."):
+                continue
+            match key:
+                case b"path":
+                    member.name = value
+                case b"linkpath":
+                    member.link = value
+                case b"size":
+                    member.size = member.stored = _pax_size(value)
+                case b"uid":
+                    member.uid = int(value)
+                case b"gid":
+                    member.gid = int(value)
+                case b"mtime":
+                    member.mtime, member.mtime_ns = _pax_time(value)
+                case _ if key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
+                    _pax_xattr(member, key, value, last)
+        _refuse_nul(member.name + member.link)
+        _pax_sparse(member, records, last, stream)
+    except (ValueError, ArithmeticError) as error:
+        raise ContentError(
+            f"{stream.where}: {printable(member.name)!r} has a malformed pax header"
+        ) from error
+
+
+def _refuse_nul(text: bytes) -> None:
+    if b"\0" in text:
+        raise ValueError("NUL")
+
+
+def _pax_size(value: bytes) -> int:
+    if not value.isdigit():
+        raise ValueError("size")
+    return int(value)
+
+
+def _pax_time(value: bytes) -> tuple[int, int]:
+    """Read [-]SECONDS[.FRACTION] as (floor of seconds, nanoseconds), digits past 1e-9 cut."""
+    seconds, _, fraction = value.partition(b".")
+    if fraction.strip(b"0123456789"):
+        raise ValueError("mtime")
+    whole, nanoseconds = int(seconds), int(fraction[:9].ljust(9, b"0"))
+    if seconds.startswith(b"-") and nanoseconds:
+        return whole - 1, 1_000_000_000 - nanoseconds
+    return whole, nanoseconds
+
+
+def _pax_xattr(member: Member, key: bytes, value: bytes, last: dict[bytes, bytes]) -> None:
+    schily = key.removeprefix(b"SCHILY.xattr.")
+    if schily != key:
+        name = schily
+    else:
+        # libarchive writes both keywords; its own has the name URL-encoded, the value in base64.
+        name = unquote_to_bytes(key.removeprefix(b"LIBARCHIVE.xattr."))
+        if b"SCHILY.xattr." + name in last:
+            return
+        try:
+            value = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        except binascii.Error as error:
+            raise ValueError("xattr") from error
+    if not name or b"\0" in name or len(name) > 255 or len(value) > XATTR_VALUE_LIMIT:
+        raise ValueError("xattr")
+    if member.xattrs is None:
+        member.xattrs = {}
+    member.xattrs[name] = value
+
+
+def _pax_sparse(
+    member: Member,
+    records: list[tuple[bytes, bytes]],
+    last: dict[bytes, bytes],
+    stream: LayerStream,
+) -> None:
+    """Take over a sparse map of PAX format 0.0 (repeated keys), 0.1 (one list) or 1.0 (in data)."""
+    if last.get(b"GNU.sparse.major") == b"1" and last.get(b"GNU.sparse.minor") == b"0":
+        size = int(last[b"GNU.sparse.realsize"])
+        numbers = _sparse_1_0(member, stream)
+    elif b"GNU.sparse.map" in last:
+        size = int(last[b"GNU.sparse.size"])
+        text = last[b"GNU.sparse.map"]
+        numbers = [int(number) for number in text.split(b",")] if text else []
+    elif b"GNU.sparse.numblocks" in last:
+        size = int(last[b"GNU.sparse.size"])
+        keys = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+        numbers = [int(value) for key, value in records if key in keys]
+    else:
+        return
+    member.name = last.get(b"GNU.sparse.name", member.name)
+    if len(numbers) % 2:
+        raise ValueError("sparse map")
+    _set_segments(member, size, list(zip(numbers[::2], numbers[1::2], strict=True)), stream)
+
+
+def _sparse_1_0(member: Member, stream: LayerStream) -> list[int]:
+    """Read the map before the data: a count, then offset and length pairs, one number a line."""
+    text = bytearray()
+    wanted = 1
+    while text.count(b"\n") < wanted:
+        if member.stored < BLOCK or len(text) > EXTENSION_LIMIT:
+            raise ValueError("sparse map")
+        text += stream.read(BLOCK)
+        member.stored -= BLOCK
+        first, newline, _ = text.partition(b"\n")
+        if newline:
+            wanted = 1 + 2 * int(first)
+            if not 1 <= wanted <= 1 + 2 * SEGMENT_LIMIT:
+                raise ValueError("sparse map")
+    return [int(line) for line in text.split(b"\n")[1:wanted]]
+
+
+def _old_gnu_sparse(member: Member, header: bytes, stream: LayerStream) -> None:
+    """Read the map of type S: 4 pairs in the header, 21 in each extension block."""
+    pairs: list[tuple[int, int]] = []
+    block, start, count, more = header, 386, 4, header[482]
+    while True:
+        for at in range(start, start + count * 24, 24):
+            if block[at]:
+                pair = (
+                    _number(block[at : at + 12], stream),
+                    _number(block[at + 12 : at + 24], stream),
+                )
+                pairs.append(pair)
+        if not more:
+            break
+        if len(pairs) > SEGMENT_LIMIT:
+            raise ContentError(f"{stream.where}: {printable(member.name)!r} has too many holes")
+        block, start, count = stream.read(BLOCK), 0, 21
+        more = block[504]
+    member.type = REGULAR
+    _set_segments(member, _number(header[483:495], stream), pairs, stream)
+
+
+def _set_segments(
+    member: Member, size: int, segments: list[tuple[int, int]], stream: LayerStream
+) -> None:
+    position = 0
+    for offset, length in segments:
+        if offset < position or length < 0:
+            break
+        position = offset + length
+    else:
+        if position <= size and sum(length for _, length in segments) == member.stored:
+            member.size = size
+            member.segments = [segment for segment in segments if segment[1]]
+            return
+    raise ContentError(f"{stream.where}: {printable(member.name)!r} has an impossible sparse map")
