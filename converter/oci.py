@@ -24,6 +24,9 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
+#: How the types of Docker's manifest version 2, schema 1 begin, which is not read.
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 
@@ -66,6 +69,13 @@ def hasher(digest: str) -> hashlib._Hash:
 def digest_of(content: bytes) -> str:
     """Return the canonical (sha256) digest of content."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def matches(digest: str, content: bytes) -> bool:
+    """Tell whether digest is that of content."""
+    seen = hasher(digest)
+    seen.update(content)
+    return seen.hexdigest() == digest.partition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,25 @@ class Descriptor:
             urls=tuple(str(url) for url in _array(fields.get("urls"), where)),
         )
 
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object that ``read`` takes back."""
+        fields: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": self.digest,
+            "size": self.size,
+        }
+        if self.annotations:
+            fields["annotations"] = dict(self.annotations)
+        if self.platform:
+            fields["platform"] = {
+                "os": self.platform.os,
+                "architecture": self.platform.architecture,
+                **({"variant": self.platform.variant} if self.platform.variant else {}),
+            }
+        if self.urls:
+            fields["urls"] = list(self.urls)
+        return fields
+
 
 @dataclass(frozen=True, slots=True)
 class Index:
@@ -138,6 +167,9 @@ class Index:
         fields = _document(raw, where)
         if "manifests" not in fields:
             raise ContentError(f"{where}: an image index without manifests")
+        # One text must not be an index to one reader and a manifest to another (CVE-2021-41190).
+        if "config" in fields or "layers" in fields:
+            raise ContentError(f"{where}: an image index that has layers too; build it again")
         entries = _array(fields["manifests"], where)
         return cls(raw, tuple(Descriptor.read(entry, where) for entry in entries))
 
@@ -163,6 +195,8 @@ class Manifest:
         fields = _document(raw, where)
         if fields.get("schemaVersion") != 2 or "config" not in fields or "layers" not in fields:
             raise ContentError(f"{where}: not an image manifest of schema version 2")
+        if "manifests" in fields:
+            raise ContentError(f"{where}: a manifest that is an index too; build it again")
         return cls(
             raw=raw,
             media_type=str(fields.get("mediaType", OCI_MANIFEST)),

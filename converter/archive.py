@@ -1,0 +1,328 @@
+"""Images in one tar file: ``oci-archive:`` and ``docker-archive:``, read in place.
+
+A blob is a range of the archive, so nothing is unpacked; an archive that is compressed as a whole
+is first spooled, uncompressed, into the store's work directory, under no name.
+Formats: image-layout.md in a tar; Docker's ``docker save`` (its image specification v1.2), whose
+newer form has an OCI layout beside manifest.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import posixpath
+import tarfile
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter import files, oci
+from hyperbuild.converter.errors import (
+    ContentError,
+    InputError,
+    NotFoundError,
+    UnavailableError,
+    printable,
+)
+from hyperbuild.converter.layout import LocalSource, Range, check_version, listing, pick, read_whole
+from hyperbuild.converter.reference import parse_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hyperbuild.converter.reference import Reference
+    from hyperbuild.converter.store import Store
+
+_MEMBERS_LIMIT = 100_000
+_LINKS_LIMIT = 16
+_PIECE = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class Archive:
+    """The members of a tar file by name; the file itself is open as ``fd``."""
+
+    def __init__(self, fd: int, where: str) -> None:
+        self.fd = fd
+        self.where = where
+        self._members: dict[str, tarfile.TarInfo] = {}
+        self._scan()
+
+    def open(self, name: str) -> Range:
+        """Open the member called name, through links; NotFoundError if there is none."""
+        member = self._find(name)
+        if member is None:
+            raise NotFoundError(
+                f"{self.where}: {printable(name)} is missing in the archive; save the image again"
+            )
+        return Range(self.fd, member.offset_data, member.size, owned=False)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a regular member called name is there."""
+        return self._find(name) is not None
+
+    def document(self, name: str) -> bytes:
+        """Return the small member called name."""
+        with self.open(name) as file:
+            return read_whole(file, oci.DOCUMENT_LIMIT, f"{self.where}: {printable(name)}")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+    def _scan(self) -> None:
+        file = _Headers(self.fd)
+        try:
+            with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+                for count, member in enumerate(tar):
+                    if count == _MEMBERS_LIMIT:
+                        raise ContentError(f"{self.where}: over {count} members; save it again")
+                    self._members[posixpath.normpath(member.name)] = member
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+            raise ContentError(
+                f"{self.where} is no tar archive, or a damaged one; save the image again"
+            ) from error
+
+    def _find(self, name: str) -> tarfile.TarInfo | None:
+        name = posixpath.normpath(name)
+        size = os.fstat(self.fd).st_size
+        for _ in range(_LINKS_LIMIT):
+            member = self._members.get(name)
+            if member is None:
+                return None
+            if member.isreg() and not member.issparse():
+                if member.size < 0 or member.offset_data + member.size > size:
+                    raise ContentError(
+                        f"{self.where} ends inside {printable(name)}; save the image again"
+                    )
+                return member
+            if member.issym():
+                name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+            elif member.islnk():
+                name = posixpath.normpath(member.linkname)
+            else:
+                return None
+        return None
+
+
+class _Headers(io.RawIOBase):
+    """What tarfile may read while it looks for members: little at once, whatever is claimed."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or offset < 0:
+            raise tarfile.ReadError("a seek that no archive needs")
+        self._position = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _PIECE:
+            raise tarfile.ReadError("a header larger than any name")
+        content = os.pread(self._fd, size, self._position)
+        self._position += len(content)
+        return content
+
+
+class LayoutArchiveBlobs:
+    """The blobs of a layout in a tar file."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def open(self, descriptor: oci.Descriptor) -> Range:
+        """Open a blob by its digest."""
+        algorithm, _, encoded = descriptor.digest.partition(":")
+        return self._archive.open(f"blobs/{algorithm}/{encoded}")
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._archive.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBlobs:
+    """The blobs of a ``docker save`` archive: documents made here, and members by digest."""
+
+    archive: Archive
+    documents: dict[str, bytes]
+    members: dict[str, str]
+
+    def open(self, descriptor: oci.Descriptor) -> Range:
+        """Open a layer, or a document that was made for an image."""
+        document = self.documents.get(descriptor.digest)
+        if document is None:
+            return self.archive.open(self.members[descriptor.digest])
+        fd = os.memfd_create("document", os.MFD_CLOEXEC)
+        files.write_all(fd, document)
+        return Range(fd, 0, len(document), owned=True)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self.archive.close()
+
+
+def open_archive(reference: Reference, store: Store) -> LocalSource:
+    """Open ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REF]``."""
+    path = reference.path
+    assert path is not None  # noqa: S101 - a path transport
+    fd = _uncompressed(files.open_regular(path), path, store)
+    try:
+        archive = Archive(fd, str(path))
+        return (_layout if reference.transport == "oci-archive" else saved)(reference, archive)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _layout(reference: Reference, archive: Archive) -> LocalSource:
+    if not archive.has("index.json"):
+        other = "; say docker-archive:" if archive.has("manifest.json") else "; name another"
+        raise InputError(f"{archive.where} holds no OCI image layout{other}")
+    check_version(archive.document("oci-layout"), archive.where)
+    index = oci.Index.read(archive.document("index.json"), f"{archive.where}: index.json")
+    return LocalSource(reference, pick(index.manifests, reference), LayoutArchiveBlobs(archive))
+
+
+def saved(reference: Reference, archive: Archive) -> LocalSource:
+    """Open the image in a ``docker save`` archive that reference asks for."""
+    if not archive.has("manifest.json"):
+        other = "; say oci-archive:" if archive.has("index.json") else "; name another"
+        raise InputError(f"{archive.where} was not made by docker save{other}")
+    where = f"{archive.where}: manifest.json"
+    entry = _pick_saved(_saved_entries(archive.document("manifest.json"), where), reference)
+    blobs = SavedBlobs(archive, {}, {})
+    return LocalSource(reference, [_manifest_of(entry, blobs, where)], blobs)
+
+
+def _saved_entries(raw: bytes, where: str) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{where}: not valid JSON; save the image again") from error
+    if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
+        raise ContentError(f"{where}: not a list of images; save the image again")
+    return entries
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("Config"), str):
+        return False
+    texts = [entry.get("Layers") or [], entry.get("RepoTags") or []]
+    return all(isinstance(text, list) and all(isinstance(t, str) for t in text) for text in texts)
+
+
+def _pick_saved(entries: list[dict[str, Any]], reference: Reference) -> dict[str, Any]:
+    names = [name for entry in entries for name in entry.get("RepoTags") or [entry["Config"]]]
+    if not reference.tag:
+        if len(entries) != 1:
+            raise InputError(f"{reference}: {listing(names, reference)}")
+        return entries[0]
+    wanted = _full_name(reference.tag)
+    for entry in entries:
+        if wanted in [_full_name(name) for name in entry.get("RepoTags") or []]:
+            return entry
+    raise NotFoundError(f"{reference} does not exist; {listing(names, reference)}")
+
+
+def _full_name(name: str) -> str:
+    # docker save writes the short form of a name, other tools the full one.
+    with suppress(InputError):
+        return str(parse_reference(f"docker://{name}"))
+    return name
+
+
+def _manifest_of(entry: dict[str, Any], blobs: SavedBlobs, where: str) -> oci.Descriptor:
+    """Make the manifest that the archive's image would have in a registry."""
+    config = blobs.archive.document(entry["Config"])
+    names = entry.get("Layers") or []
+    diff_ids = oci.ImageConfig.read(config, f"{where}: {printable(entry['Config'])}").diff_ids
+    if len(names) != len(diff_ids):
+        raise ContentError(
+            f"{where}: {len(names)} layers but {len(diff_ids)} diff_ids in its config; "
+            "save the image again"
+        )
+    layers = []
+    for name, diff_id in zip(names, diff_ids, strict=True):
+        layer = _layer(blobs.archive, name, diff_id)
+        blobs.members[layer.digest] = name
+        layers.append(layer.document())
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": oci.OCI_MANIFEST,
+        "config": _keep(blobs, config, oci.OCI_CONFIG).document(),
+        "layers": layers,
+    }
+    return _keep(blobs, json.dumps(manifest).encode(), oci.OCI_MANIFEST)
+
+
+def _keep(blobs: SavedBlobs, content: bytes, media_type: str) -> oci.Descriptor:
+    descriptor = oci.Descriptor(media_type, oci.digest_of(content), len(content))
+    blobs.documents[descriptor.digest] = content
+    return descriptor
+
+
+def _layer(archive: Archive, name: str, diff_id: oci.DiffID) -> oci.Descriptor:
+    """Describe a layer; a plain one has its DiffID as digest, which its reader verifies."""
+    media_type = "application/vnd.oci.image.layer.v1.tar"
+    with archive.open(name) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        magic = file.read(4) or b""
+        if magic.startswith(_GZIP):
+            return oci.Descriptor(media_type + "+gzip", _digest(file), size)
+        if magic == _ZSTD:
+            return oci.Descriptor(media_type + "+zstd", _digest(file), size)
+    return oci.Descriptor(media_type, diff_id, size)
+
+
+def _digest(file: Range) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return "sha256:" + digest.hexdigest()
+
+
+def _uncompressed(fd: int, path: Path, store: Store) -> int:
+    """Return fd, or if the archive is compressed as a whole, a nameless file with its content."""
+    magic = os.pread(fd, 4, 0)
+    if magic.startswith(_GZIP):
+        from isal import igzip
+
+        opened: Any = igzip.IGzipFile(fileobj=os.fdopen(fd, "rb"))  # type: ignore[no-untyped-call]
+    elif magic == _ZSTD:
+        import zstandard
+
+        opened = zstandard.ZstdDecompressor().stream_reader(
+            os.fdopen(fd, "rb"), read_across_frames=True
+        )
+    else:
+        return fd
+    with opened:
+        return spool(opened.read, path, store)
+
+
+def spool(read: Callable[[int], bytes], where: object, store: Store) -> int:
+    """Copy what read gives into a nameless file in the store, and return its descriptor."""
+    try:
+        with tempfile.TemporaryFile(dir=store.workspace()) as file:
+            while piece := read(_PIECE):
+                file.write(piece)
+            file.flush()
+            return os.dup(file.fileno())
+    except (OSError, EOFError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "its compressed stream is damaged"
+        raise UnavailableError(f"cannot unpack {where} into {store.root}: {reason}") from error

@@ -1,0 +1,330 @@
+"""The client of an OCI registry: oras's, with what it lacks .
+
+oras keeps the session, the reading of headers, uploads and artifact manifests; every request, its
+own included, goes through ``Registry.do_request``, which retries, authorizes and explains.
+Protocol: OCI distribution-spec v1.1.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import oras.provider
+import requests
+from hyperbuild.converter import oci
+from hyperbuild.converter.errors import (
+    AccessError,
+    ContentError,
+    HyperbuildError,
+    NotFoundError,
+    UnavailableError,
+    VerificationError,
+    printable,
+)
+from hyperbuild.converter.reference import DOCKER_HUB
+from hyperbuild.converter.tokens import Tokens
+from hyperbuild.converter.transfer import (
+    FAILURES,
+    Patience,
+    explain,
+    is_loopback,
+    send,
+    set_up,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ACCEPTED = (
+    oci.OCI_INDEX,
+    oci.OCI_MANIFEST,
+    oci.DOCKER_LIST,
+    oci.DOCKER_MANIFEST,
+)
+HUB_HOST = "registry-1.docker.io"
+_PIECE = 256 << 10
+_NAMES_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One place that serves a repository: the registry itself or a mirror of it.
+
+    ``registry`` is the name in references and credential files, ``base`` the host with a port and,
+    for a mirror, a path. Shared by the sessions of all threads.
+    """
+
+    registry: str
+    base: str
+    repository: str
+    patience: Patience
+    insecure: bool = False
+    scheme: str = ""
+    tokens: Tokens = field(init=False)
+    lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.tokens = Tokens(self.registry, self.repository, self.patience)
+
+    @property
+    def name(self) -> str:
+        """The repository as a person would write it."""
+        return f"{self.registry}/{self.repository}"
+
+
+def endpoints(registry: str, repository: str, patience: Patience) -> list[Endpoint]:
+    """Return the places to ask for a repository, in order: its mirrors, then the registry."""
+    settings = patience.settings
+    found = []
+    for mirror in settings.host(registry).mirrors:
+        scheme, _, base = mirror.rpartition("://")
+        host = urlsplit(f"//{base}").netloc
+        insecure = settings.host(host).insecure or scheme == "http"
+        found.append(Endpoint(host, base.rstrip("/"), repository, patience, insecure, scheme))
+    base = HUB_HOST if registry == DOCKER_HUB else registry
+    insecure = settings.host(registry).insecure
+    found.append(Endpoint(registry, base, repository, patience, insecure))
+    return found
+
+
+class Registry(oras.provider.Registry):  # type: ignore[misc]
+    """A client of one endpoint for one thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(hostname=endpoint.base, tls_verify=not endpoint.insecure)
+        self.endpoint = endpoint
+        self.verify = not endpoint.insecure
+        set_up(self.session, endpoint.patience.settings.host(endpoint.registry).ca)
+        with endpoint.lock:
+            endpoint.scheme = endpoint.scheme or self._find_scheme()
+        self.prefix = endpoint.scheme
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.session.close()
+
+    def manifest(self, reference: str) -> tuple[bytes, str]:
+        """Return the bytes of the manifest or index with a tag or digest, and its media type.
+
+        NotFoundError lists tags; VerificationError if the bytes don't have the digest.
+        """
+        headers = {"Accept": ", ".join(ACCEPTED)}
+        url = self._url(f"manifests/{reference}")
+        with self.do_request(url, headers=headers, stream=True) as response:
+            if response.status_code == 404:
+                raise NotFoundError(self._missing(reference))
+            self._check(response, f"manifest {reference}")
+            content = self._document(response, oci.DOCUMENT_LIMIT, f"manifest {reference}")
+            media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            declared = response.headers.get("Docker-Content-Digest", "")
+        digest = reference if ":" in reference else declared
+        if digest.startswith("sha256:") and not oci.matches(digest, content):
+            raise VerificationError(
+                f"{self.endpoint.name}: manifest {reference} has other bytes than its digest "
+                f"{printable(digest)} says; push the image again"
+            )
+        return content, media_type
+
+    def blob(self, descriptor: oci.Descriptor, offset: int = 0) -> Iterator[bytes]:
+        """Yield a blob's bytes from offset on, going on where a cut connection left off.
+
+        The bytes are not verified here, but more than the declared size is never read on for long.
+        """
+        position, tries = offset, 0
+        patience = self.endpoint.patience
+        while True:
+            with self._open_blob(descriptor, position) as response:
+                surplus = _surplus(response, position)
+                try:
+                    while piece := response.raw.read(_PIECE, decode_content=False):
+                        position += max(0, len(piece) - surplus)
+                        yield piece[surplus:] if surplus else piece
+                        surplus = max(0, surplus - len(piece))
+                        tries = 0
+                    return
+                except FAILURES as error:
+                    if position >= descriptor.size:
+                        return
+                    tries += 1
+                    if tries >= patience.settings.attempts:
+                        raise self._cut(error, descriptor, position) from error
+            patience.pause(tries)
+
+    def tags(self, limit: int = 100) -> list[str]:
+        """Return the first tags of the repository, [] if the registry does not tell."""
+        try:
+            with self.do_request(self._url(f"tags/list?n={limit}"), stream=True) as response:
+                if response.status_code != 200:
+                    return []
+                listed = json.loads(self._document(response, oci.DOCUMENT_LIMIT, "tags"))
+        except (HyperbuildError, ValueError):
+            return []
+        tags = listed.get("tags") if isinstance(listed, dict) else None
+        return [str(tag) for tag in tags or ()][:limit]
+
+    def do_request(
+        self,
+        url: str,
+        method: str = "GET",
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        stream: bool = False,
+    ) -> requests.Response:
+        """Send one request with authorization, renewed once if it was refused.
+
+        Return any response that is final; without stream its body is read. AccessError on 401 and
+        403; UnavailableError as ``transfer.send``.
+        """
+        tokens = self.endpoint.tokens
+        for last in (False, True):
+            held = tokens.held()
+            sent = dict(headers or {})
+            # A location that the registry names may be another host's, which gets no token.
+            if held and urlsplit(url).netloc == urlsplit(self._url("")).netloc:
+                sent["Authorization"] = held
+            request = requests.Request(method, url, headers=sent, data=data, json=json)
+            response: requests.Response = send(
+                self.session, request, self.endpoint.patience, self.verify
+            )
+            if response.status_code == 401 and not last:
+                challenge = response.headers.get("WWW-Authenticate", "")
+                response.close()
+                if tokens.renew(held, challenge, self.session, self.verify, self.prefix == "https"):
+                    continue
+            if response.status_code in (401, 403):
+                with response:
+                    raise AccessError(self._refused(response))
+            break
+        if not stream:
+            self._read_whole(response)
+        return response
+
+    def _url(self, path: str) -> str:
+        return f"{self.prefix}://{self.endpoint.base}/v2/{self.endpoint.repository}/{path}"
+
+    def _find_scheme(self) -> str:
+        if not (self.endpoint.insecure or is_loopback(self.endpoint.base)):
+            return "https"
+        request = requests.Request("GET", f"https://{self.endpoint.base}/v2/")
+        once = Patience(self.endpoint.patience.settings, self.endpoint.patience.stop, attempts=1)
+        try:
+            send(self.session, request, once, self.verify).close()
+        except AccessError as error:
+            if "not trusted" in str(error):
+                raise
+            return "http"
+        except UnavailableError:
+            # Whatever is wrong will show, and be explained, with the first real request.
+            return "http"
+        return "https"
+
+    def _open_blob(self, descriptor: oci.Descriptor, offset: int) -> requests.Response:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        url = self._url(f"blobs/{descriptor.digest}")
+        response = self.do_request(url, headers=headers, stream=True)
+        what = f"blob {descriptor.digest}"
+        if response.status_code == 404:
+            response.close()
+            raise NotFoundError(
+                f"{self.endpoint.name} has no {what}, which its manifest names; "
+                "push the image again"
+            )
+        if response.status_code == 416:
+            response.close()
+            raise VerificationError(
+                f"{self.endpoint.name}: {what} ends before byte {offset}, {descriptor.size} are "
+                "declared; push the image again"
+            )
+        self._check(response, what)
+        length = response.headers.get("Content-Length", "")
+        expected = descriptor.size - (offset if response.status_code == 206 else 0)
+        if length.isdigit() and int(length) != expected:
+            response.close()
+            raise VerificationError(
+                f"{self.endpoint.name}: {what} has {length} bytes to read where {expected} are "
+                "declared; push the image again"
+            )
+        return response
+
+    def _check(self, response: requests.Response, what: str) -> None:
+        status = response.status_code
+        html = "html" in response.headers.get("Content-Type", "").lower()
+        if status in (200, 206) and not html:
+            return
+        with response:
+            if html:
+                raise UnavailableError(
+                    f"{self.endpoint.base} answers with a web page, it is not a registry; "
+                    "check the host and port"
+                )
+            raise UnavailableError(
+                f"{self.endpoint.name}: {what}: status {status}{self._said(response)}"
+            )
+
+    def _document(self, response: requests.Response, limit: int, what: str) -> bytes:
+        content = b""
+        try:
+            while len(content) <= limit:
+                piece = response.raw.read(limit + 1 - len(content), decode_content=False)
+                if not piece:
+                    return content
+                content += piece
+        except FAILURES as error:
+            raise explain(error, self.endpoint.base) from error
+        raise ContentError(f"{self.endpoint.name}: {what} is larger than {limit} bytes")
+
+    def _read_whole(self, response: requests.Response) -> None:
+        try:
+            response.content  # noqa: B018 - reads and keeps the body
+        except FAILURES as error:
+            raise explain(error, self.endpoint.base) from error
+
+    def _missing(self, reference: str) -> str:
+        name = self.endpoint.name
+        if ":" in reference:
+            return f"{name} has no manifest {reference}; check the digest"
+        tags = self.tags()
+        if not tags:
+            return f"{name}:{reference} does not exist; check the name and the tag"
+        shown = ", ".join(tags[:_NAMES_SHOWN]) + (", ..." if len(tags) > _NAMES_SHOWN else "")
+        return f"{name} has no tag {reference}; it has {shown}"
+
+    def _refused(self, response: requests.Response) -> str:
+        status = response.status_code
+        return (
+            f"{self.endpoint.name}: access refused (status {status}){self._said(response)}; "
+            f"{self.endpoint.tokens.hint()}"
+        )
+
+    def _said(self, response: requests.Response) -> str:
+        try:
+            body = json.loads(response.raw.read(_PIECE, decode_content=True))
+            message = str(body["errors"][0]["message"])
+        except (ValueError, LookupError, TypeError, *FAILURES):
+            return ""
+        return f", it says: {message[:200]}" if message else ""
+
+    def _cut(
+        self, error: BaseException, descriptor: oci.Descriptor, position: int
+    ) -> HyperbuildError:
+        return UnavailableError(
+            f"{explain(error, self.endpoint.base)}; blob {descriptor.digest} was cut at {position} "
+            f"of {descriptor.size} bytes, the next run goes on there"
+        )
+
+
+def _surplus(response: requests.Response, position: int) -> int:
+    """Return how many bytes come before position in an answer that may not honour ranges."""
+    if response.status_code != 206:
+        return position
+    start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    if start != str(position):
+        raise UnavailableError(
+            f"{urlsplit(response.url).netloc} answers with another range than asked for; try again"
+        )
+    return 0

@@ -1,0 +1,152 @@
+"""From what a source offers to one image: indexes walked, platform chosen, documents checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter import oci, platforms
+from hyperbuild.converter.errors import ContentError, NotFoundError, VerificationError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hyperbuild.converter.reference import Reference
+
+    #: Reads the document of a descriptor; the bytes it returns are not verified yet.
+    Read = Callable[[oci.Descriptor], bytes]
+
+
+_DEPTH_LIMIT = 4
+_MANIFESTS_LIMIT = 1000
+_CONFIG_TYPES = frozenset({oci.OCI_CONFIG, oci.DOCKER_CONFIG})
+_ATTESTATION = "vnd.docker.reference.type"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """One image for one platform, its documents verified; ``reference`` is what was asked for."""
+
+    reference: Reference
+    manifest: oci.Manifest
+    config: oci.ImageConfig
+    platform: oci.Platform
+
+
+def resolve(
+    reference: Reference,
+    offered: Sequence[oci.Descriptor],
+    wanted: oci.Platform,
+    read: Read,
+) -> SourceImage:
+    """Return the image among offered (manifests or indexes) that suits wanted best.
+
+    NotFoundError lists the platforms there are; VerificationError, ContentError if a document does
+    not have its digest and size or breaks its format.
+    """
+    seen: list[oci.Platform] = []
+    unnamed, best, best_rank = [], None, None
+    for leaf in _leaves(reference, offered, read, 0):
+        if leaf.platform is None:
+            unnamed.append(leaf)
+            continue
+        seen.append(leaf.platform)
+        rank = platforms.rank(wanted, leaf.platform)
+        if rank is not None and (best_rank is None or rank < best_rank):
+            best, best_rank = leaf, rank
+    if best is not None:
+        return _image(reference, best, read)
+    for leaf in unnamed[:_MANIFESTS_LIMIT]:
+        image = _image(reference, leaf, read)
+        seen.append(image.platform)
+        if _runs(wanted, image.platform):
+            return image
+    if not seen:
+        raise NotFoundError(f"{reference} holds no container image; check the name")
+    raise NotFoundError(
+        f"{reference} does not exist for {wanted}; it exists for {platforms.listing(seen)} "
+        "(--platform)"
+    )
+
+
+def verified(descriptor: oci.Descriptor, content: bytes, where: str) -> bytes:
+    """Return content; VerificationError if it hasn't the digest and size of descriptor."""
+    if len(content) != descriptor.size:
+        raise VerificationError(
+            f"{where}: {descriptor.digest} has {len(content)} bytes, {descriptor.size} are "
+            "declared; push or copy the image again"
+        )
+    if not oci.matches(descriptor.digest, content):
+        raise VerificationError(
+            f"{where}: the bytes of {descriptor.digest} have another digest; "
+            "push or copy the image again"
+        )
+    return content
+
+
+def is_attestation(descriptor: oci.Descriptor) -> bool:
+    """Tell whether a manifest only says something about another one (provenance, SBOM)."""
+    return descriptor.platform == platforms.UNKNOWN or _ATTESTATION in descriptor.annotations
+
+
+def _runs(wanted: oci.Platform, offered: oci.Platform) -> bool:
+    # A config often leaves the variant out where the image was built for an early one.
+    if not offered.variant and offered.architecture == wanted.architecture:
+        return offered.os == wanted.os
+    return platforms.rank(wanted, offered) is not None
+
+
+def _leaves(
+    reference: Reference, offered: Sequence[oci.Descriptor], read: Read, depth: int
+) -> Iterator[oci.Descriptor]:
+    for descriptor in offered:
+        if is_attestation(descriptor):
+            continue
+        if descriptor.media_type in oci.INDEX_TYPES:
+            if depth == _DEPTH_LIMIT:
+                raise ContentError(f"{reference}: indexes nested deeper than {_DEPTH_LIMIT}")
+            where = f"{reference}: index {descriptor.digest}"
+            index = oci.Index.read(_read(descriptor, read, str(reference)), where)
+            yield from _leaves(reference, index.manifests, read, depth + 1)
+        elif descriptor.media_type in oci.MANIFEST_TYPES:
+            yield descriptor
+        elif descriptor.media_type.startswith(oci.SCHEMA_1):
+            raise ContentError(
+                f"{reference} is of Docker's schema 1, which has no verifiable layers; "
+                "pull and push it with a current docker or skopeo"
+            )
+
+
+def _image(reference: Reference, descriptor: oci.Descriptor, read: Read) -> SourceImage:
+    where = str(reference)
+    raw = _read(descriptor, read, where)
+    manifest = oci.Manifest.read(raw, f"{where}: manifest {descriptor.digest}")
+    if manifest.config.media_type not in _CONFIG_TYPES:
+        raise ContentError(
+            f"{where} is not a container image: its config is of type "
+            f"{printable(manifest.config.media_type)!r}; name an image"
+        )
+    config = oci.ImageConfig.read(
+        _read(manifest.config, read, where), f"{where}: config {manifest.config.digest}"
+    )
+    for layer in manifest.layers:
+        if layer.media_type not in oci.LAYER_COMPRESSION:
+            raise ContentError(
+                f"{where}: layer {layer.digest} is of type {printable(layer.media_type)!r}, which "
+                "cannot be read; decrypt or push it as a tar layer (gzip, zstd or plain)"
+            )
+    if len(manifest.layers) != len(config.diff_ids):
+        raise ContentError(
+            f"{where}: {len(manifest.layers)} layers but {len(config.diff_ids)} diff_ids in its "
+            "config; build the image again"
+        )
+    return SourceImage(reference, manifest, config, descriptor.platform or config.platform)
+
+
+def _read(descriptor: oci.Descriptor, read: Read, where: str) -> bytes:
+    if descriptor.size > oci.DOCUMENT_LIMIT:
+        raise ContentError(
+            f"{where}: document {descriptor.digest} is declared with {descriptor.size} bytes; "
+            f"at most {oci.DOCUMENT_LIMIT} are read"
+        )
+    return verified(descriptor, read(descriptor), where)

@@ -1,0 +1,199 @@
+"""The local content store: a standard OCI image layout that several processes may use at once.
+
+    ROOT/oci-layout  ROOT/index.json  ROOT/blobs/ALGORITHM/HEX    what skopeo and oras read
+    ROOT/.partial/ALGORITHM-HEX    a download under way, or cut: locked (flock) by its writer
+    ROOT/.partial/.hyperbuild-*    a Draft that has no digest yet
+
+A blob has its final name only when its size and digest are verified and its bytes are on disk.
+Format: OCI image-spec v1.1, image-layout.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter import files, oci
+from hyperbuild.converter.errors import UnavailableError
+from hyperbuild.converter.partial import never, partial
+from hyperbuild.converter.partial import sweep as sweep_partials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from hyperbuild.converter.progress import Task
+
+REF_NAME = "org.opencontainers.image.ref.name"
+LAYOUT_VERSION = "1.0.0"
+
+
+class Store:
+    """A content store in the directory root, which is made when something is first written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._partial = root / ".partial"
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where the blob of that digest is, or would be."""
+        algorithm, _, encoded = oci.check_digest(digest, "content store").partition(":")
+        return self.root / "blobs" / algorithm / encoded
+
+    def has(self, descriptor: oci.Descriptor) -> bool:
+        """Tell whether the blob is here with the declared size."""
+        try:
+            return self.blob_path(descriptor.digest).stat().st_size == descriptor.size
+        except OSError:
+            return False
+
+    def read(self, descriptor: oci.Descriptor) -> bytes | None:
+        """Return a small document that is here, verified anew; None if absent or damaged."""
+        if descriptor.size > oci.DOCUMENT_LIMIT or not self.has(descriptor):
+            return None
+        content = self.blob_path(descriptor.digest).read_bytes()
+        return content if oci.matches(descriptor.digest, content) else None
+
+    def ingest(
+        self,
+        descriptor: oci.Descriptor,
+        fetch: Callable[[int], Iterable[bytes]],
+        task: Task,
+        cancelled: Callable[[], bool] = never,
+    ) -> Path:
+        """Bring a blob in and return its path; fetch(offset) yields its bytes from offset on.
+
+        Of two processes one works and the other waits for it. What a killed run has left is hashed
+        again and continued. VerificationError if digest or size don't fit, UnavailableError if the
+        disk is full, CancelledError soon after cancelled() says so, and whatever fetch raises.
+        """
+        target = self.blob_path(descriptor.digest)
+        self._make()
+        place = self._partial / descriptor.digest.replace(":", "-")
+        with partial(place, lambda: self.has(descriptor), cancelled) as file:
+            if file is None:
+                task.advance(descriptor.size)
+                return target
+            self._check_space(descriptor.size - os.fstat(file.fd).st_size)
+            file.receive(descriptor, fetch, task, cancelled)
+            file.publish(target)
+        return target
+
+    def put(self, content: bytes, media_type: str) -> oci.Descriptor:
+        """Store a small document and return its descriptor."""
+        descriptor = oci.Descriptor(media_type, oci.digest_of(content), len(content))
+        if self.read(descriptor) is None:
+            self._make()
+            target = self.blob_path(descriptor.digest)
+            with self.draft() as file:
+                files.write_all(file.fd, content)
+                file.publish(target)
+        return descriptor
+
+    @contextmanager
+    def draft(self) -> Iterator[files.Draft]:
+        """Open a temporary file that ``adopt`` can make a blob of; else it is removed."""
+        self._make()
+        with files.draft(self._partial) as file:
+            yield file
+
+    def workspace(self) -> Path:
+        """Return a directory on the store's disk for nameless temporary files, made if need be."""
+        self._make()
+        return self._partial
+
+    def adopt(self, file: files.Draft, digest: str, media_type: str) -> oci.Descriptor:
+        """Publish a draft of this store as the blob of digest, which its writer has computed."""
+        size = os.fstat(file.fd).st_size
+        file.publish(self.blob_path(digest))
+        return oci.Descriptor(media_type, digest, size)
+
+    def discard(self, digest: str) -> None:
+        """Remove the blob of digest: found damaged, or not wanted any more."""
+        with suppress(FileNotFoundError):
+            self.blob_path(digest).unlink()
+
+    def entries(self) -> tuple[oci.Descriptor, ...]:
+        """Return the descriptors of index.json; their name is the annotation REF_NAME."""
+        where = f"{self.root / 'index.json'}"
+        return tuple(oci.Descriptor.read(entry, where) for entry in self._index()["manifests"])
+
+    def tag(self, descriptor: oci.Descriptor, name: str, artifact_type: str = "") -> None:
+        """Enter descriptor in index.json as name, in place of what had that name."""
+        named = replace(descriptor, annotations={**descriptor.annotations, REF_NAME: name})
+        fields = named.document()
+        if artifact_type:
+            fields["artifactType"] = artifact_type
+        self._change_index(lambda entries: [*_without(entries, name), fields])
+
+    def untag(self, name: str) -> bool:
+        """Take the entry called name out of index.json; tell whether there was one."""
+        found = any(entry.annotations.get(REF_NAME) == name for entry in self.entries())
+        if found:
+            self._change_index(lambda entries: _without(entries, name))
+        return found
+
+    def sweep(self, before: float) -> None:
+        """Remove drafts whose writers are gone, and cut downloads last written before a time.
+
+        The time is in seconds since the epoch: a recent cut download is worth resuming.
+        """
+        if self._partial.is_dir():
+            files.sweep(self._partial)
+        sweep_partials(self._partial, before)
+
+    def _make(self) -> None:
+        try:
+            for directory in (self._partial, self.root / "blobs" / "sha256"):
+                directory.mkdir(parents=True, exist_ok=True)
+            marker = self.root / "oci-layout"
+            if not marker.exists():
+                files.write_atomically(marker, _json({"imageLayoutVersion": LAYOUT_VERSION}))
+            index = self.root / "index.json"
+            if not index.exists():
+                with files.locked(self.root / ".lock"):
+                    if not index.exists():
+                        files.write_atomically(index, _json(self._index()))
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write the store {self.root}: {error.strerror}; "
+                "make it writable or choose another directory"
+            ) from error
+
+    def _index(self) -> dict[str, Any]:
+        path = self.root / "index.json"
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": []}
+        oci.Index.read(raw, str(path))
+        index: dict[str, Any] = json.loads(raw)
+        return index
+
+    def _change_index(self, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+        # Fields that other tools have written stay, so entries are changed as plain JSON.
+        self._make()
+        with files.locked(self.root / ".lock"):
+            index = self._index()
+            index["manifests"] = change(index["manifests"])
+            files.write_atomically(self.root / "index.json", _json(index))
+
+    def _check_space(self, wanted: int) -> None:
+        free = shutil.disk_usage(self.root).free
+        if wanted > free:
+            raise UnavailableError(
+                f"{self.root} has {free >> 20} MiB free and {(wanted >> 20) + 1} MiB are needed; "
+                "free space or remove images from the store"
+            )
+
+
+def _without(entries: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [entry for entry in entries if (entry.get("annotations") or {}).get(REF_NAME) != name]
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode()
