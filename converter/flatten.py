@@ -79,6 +79,7 @@ def _read_layers(
     layers = list(zip(image.manifest.layers, image.config.diff_ids, strict=True))
     indexes: list[LayerIndex] = []
     first_entry = 0
+    source.prefetch((layer for layer, _ in reversed(layers)), progress)
     with progress.task("convert", sum(layer.size for layer, _ in layers)) as task:
         for layer, diff_id in reversed(layers):
             where = f"layer {layer.digest} of {image.reference}"
