@@ -1,0 +1,356 @@
+"""What a bundle is, and its document bundle.json (schema version 1).
+
+{"schemaVersion": 1,
+ "image":       {"reference", "manifestDigest", "configDigest", "platform"},
+ "config":      the image config's ``config`` object, verbatim,
+ "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
+                 "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
+                 "labels"},
+ "rootfs":      {"format", "size", "digest", "diffIds"},
+ "kernel":      {"version", "digest", "configDigest"} or null,
+ "initramfs":   {"digest"} or null,
+ "commandLine": [word, …]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.oci import check_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA_VERSION = 1
+
+#: File system formats that hyperstart mounts as the root.
+ROOTFS_FORMATS = ("erofs", "ext4")
+
+_ID_LIMIT = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who the application runs as: numeric ids, supplementary groups without the primary one."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal by name ("SIGTERM") and by its number on Linux x86."""
+
+    name: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The application, resolved for boot from the image's config and its own user database.
+
+    ``args`` is Entrypoint followed by Cmd; ``entrypoint`` is that beginning of it which stays when
+    the user gives other arguments. ``env`` holds "NAME=value"; ``home`` is the user's home
+    directory; ``exposed_ports`` read "80/tcp"; ``healthcheck`` is the config's object.
+    """
+
+    args: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    home: str
+    user: User
+    stop_signal: Signal
+    healthcheck: Mapping[str, Any] | None
+    exposed_ports: tuple[str, ...]
+    volumes: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RootfsInfo:
+    """The root file system: "erofs" or "ext4", size in bytes, digest, the layers it came from."""
+
+    format: str
+    size: int
+    digest: str
+    diff_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """The kernel: release ("6.1.192"), digest of vmlinux, digest of its .config."""
+
+    version: str
+    digest: str
+    config_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """The image a bundle was made from; platform is "os/architecture[/variant]"."""
+
+    reference: str
+    manifest_digest: str
+    config_digest: str
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Everything a VM is made of; files are named by digest. ``initramfs`` is a digest.
+
+    ``command_line`` holds kernel words that this bundle needs beyond the machine's own.
+    """
+
+    image: ImageInfo
+    config: Mapping[str, Any]
+    process: Process
+    rootfs: RootfsInfo
+    kernel: KernelInfo | None = None
+    initramfs: str | None = None
+    command_line: tuple[str, ...] = ()
+
+    def to_json(self) -> bytes:
+        """Return bundle.json: the same bytes for equal bundles, ASCII, a newline at the end."""
+        return json.dumps(_document(self), indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, raw: bytes, where: str) -> Bundle:
+        """Read bundle.json; ContentError for anything missing, unknown or of the wrong type."""
+        try:
+            data = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise ContentError(
+                f"{where}: not valid JSON; make the bundle again with hyperbuild convert"
+            ) from error
+        _check_version(data, where)
+        return _bundle(_Fields(data, where))
+
+
+def _document(bundle: Bundle) -> dict[str, Any]:
+    image, rootfs, kernel = bundle.image, bundle.rootfs, bundle.kernel
+    return {
+        "schemaVersion": SCHEMA_VERSION,
+        "image": {
+            "reference": image.reference,
+            "manifestDigest": image.manifest_digest,
+            "configDigest": image.config_digest,
+            "platform": image.platform,
+        },
+        "config": dict(bundle.config),
+        "process": _process_document(bundle.process),
+        "rootfs": {
+            "format": rootfs.format,
+            "size": rootfs.size,
+            "digest": rootfs.digest,
+            "diffIds": list(rootfs.diff_ids),
+        },
+        "kernel": kernel
+        and {
+            "version": kernel.version,
+            "digest": kernel.digest,
+            "configDigest": kernel.config_digest,
+        },
+        "initramfs": bundle.initramfs and {"digest": bundle.initramfs},
+        "commandLine": list(bundle.command_line),
+    }
+
+
+def _process_document(process: Process) -> dict[str, Any]:
+    user, signal = process.user, process.stop_signal
+    return {
+        "args": list(process.args),
+        "entrypoint": list(process.entrypoint),
+        "env": list(process.env),
+        "cwd": process.cwd,
+        "home": process.home,
+        "user": {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)},
+        "stopSignal": {"name": signal.name, "number": signal.number},
+        "healthcheck": None if process.healthcheck is None else dict(process.healthcheck),
+        "exposedPorts": list(process.exposed_ports),
+        "volumes": list(process.volumes),
+        "labels": dict(process.labels),
+    }
+
+
+def _check_version(data: object, where: str) -> None:
+    version = data.get("schemaVersion") if isinstance(data, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ContentError(
+            f"{where}: schemaVersion {printable(repr(version))} is not {SCHEMA_VERSION}; "
+            "make the bundle again with hyperbuild convert"
+        )
+
+
+class _Fields:
+    """An object of the document whose members are each taken once; ``end`` refuses the rest."""
+
+    def __init__(self, data: object, where: str) -> None:
+        if not isinstance(data, dict):
+            raise ContentError(f"{where}: an object was expected")
+        self._rest = dict(data)
+        self._where = where
+
+    def where(self, key: str) -> str:
+        return f"{self._where}: {key}"
+
+    def take(self, key: str) -> Any:
+        if key not in self._rest:
+            raise ContentError(f"{self.where(key)} is missing")
+        return self._rest.pop(key)
+
+    def end(self) -> None:
+        if self._rest:
+            raise ContentError(f"{self.where(min(self._rest))} is not known")
+
+    def inner(self, key: str) -> _Fields:
+        return _Fields(self.take(key), self.where(key))
+
+    def optional(self, key: str) -> _Fields | None:
+        data = self.take(key)
+        return None if data is None else _Fields(data, self.where(key))
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str):
+            raise ContentError(f"{self.where(key)} is not a string")
+        return value
+
+    def number(self, key: str, limit: int) -> int:
+        return _number(self.take(key), limit, self.where(key))
+
+    def digest(self, key: str) -> str:
+        return check_digest(self.take(key), self.where(key))
+
+    def array(self, key: str) -> list[Any]:
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise ContentError(f"{self.where(key)} is not an array")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        items = self.array(key)
+        if not all(isinstance(item, str) for item in items):
+            raise ContentError(f"{self.where(key)} is not an array of strings")
+        return tuple(items)
+
+    def object(self, key: str) -> Mapping[str, Any]:
+        value = self.take(key)
+        if not isinstance(value, dict):
+            raise ContentError(f"{self.where(key)} is not an object")
+        return value
+
+
+def _number(value: object, limit: int, where: str) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ContentError(f"{where} is not an integer from 0 to {limit}")
+    return value
+
+
+def _bundle(fields: _Fields) -> Bundle:
+    fields.take("schemaVersion")
+    bundle = Bundle(
+        image=_image(fields.inner("image")),
+        config=fields.object("config"),
+        process=_process(fields.inner("process")),
+        rootfs=_rootfs(fields.inner("rootfs")),
+        kernel=_kernel(fields.optional("kernel")),
+        initramfs=_initramfs(fields.optional("initramfs")),
+        command_line=fields.texts("commandLine"),
+    )
+    fields.end()
+    return bundle
+
+
+def _initramfs(fields: _Fields | None) -> str | None:
+    if fields is None:
+        return None
+    digest = fields.digest("digest")
+    fields.end()
+    return digest
+
+
+def _image(fields: _Fields) -> ImageInfo:
+    image = ImageInfo(
+        reference=fields.text("reference"),
+        manifest_digest=fields.digest("manifestDigest"),
+        config_digest=fields.digest("configDigest"),
+        platform=fields.text("platform"),
+    )
+    fields.end()
+    return image
+
+
+def _process(fields: _Fields) -> Process:
+    labels = fields.object("labels")
+    if not all(isinstance(value, str) for value in labels.values()):
+        raise ContentError(f"{fields.where('labels')} has a value that is not a string")
+    healthcheck = fields.take("healthcheck")
+    if not isinstance(healthcheck, dict | None):
+        raise ContentError(f"{fields.where('healthcheck')} is neither an object nor null")
+    process = Process(
+        args=fields.texts("args"),
+        entrypoint=fields.texts("entrypoint"),
+        env=fields.texts("env"),
+        cwd=fields.text("cwd"),
+        home=fields.text("home"),
+        user=_user(fields.inner("user")),
+        stop_signal=_signal(fields.inner("stopSignal")),
+        healthcheck=healthcheck,
+        exposed_ports=fields.texts("exposedPorts"),
+        volumes=fields.texts("volumes"),
+        labels=labels,
+    )
+    fields.end()
+    return process
+
+
+def _user(fields: _Fields) -> User:
+    where = fields.where("groups")
+    user = User(
+        uid=fields.number("uid", _ID_LIMIT),
+        gid=fields.number("gid", _ID_LIMIT),
+        groups=tuple(_number(item, _ID_LIMIT, where) for item in fields.array("groups")),
+    )
+    fields.end()
+    return user
+
+
+def _signal(fields: _Fields) -> Signal:
+    signal = Signal(name=fields.text("name"), number=fields.number("number", 64))
+    fields.end()
+    return signal
+
+
+def _rootfs(fields: _Fields) -> RootfsInfo:
+    rootfs = RootfsInfo(
+        format=fields.text("format"),
+        size=fields.number("size", 2**63 - 1),
+        digest=fields.digest("digest"),
+        diff_ids=tuple(
+            check_digest(item, fields.where("diffIds")) for item in fields.array("diffIds")
+        ),
+    )
+    if rootfs.format not in ROOTFS_FORMATS:
+        raise ContentError(
+            f"{fields.where('format')} {rootfs.format!r} is not one of {', '.join(ROOTFS_FORMATS)}"
+        )
+    fields.end()
+    return rootfs
+
+
+def _kernel(fields: _Fields | None) -> KernelInfo | None:
+    if fields is None:
+        return None
+    kernel = KernelInfo(
+        version=fields.text("version"),
+        digest=fields.digest("digest"),
+        config_digest=fields.digest("configDigest"),
+    )
+    fields.end()
+    return kernel
