@@ -113,20 +113,21 @@ def members(stream: LayerStream) -> Iterator[Member]:
         if member.type in _HEADER_ONLY:
             member.size = member.stored = 0
         end = stream.tell() + member.stored
-        end += -member.stored % BLOCK
+        padding = -member.stored % BLOCK
         yield member
-        rest = end - stream.tell()
-        if rest:
-            _skip_to_header(stream, rest)
+        _skip_to_header(stream, end - stream.tell(), padding)
         records, long_name, long_link = [], b"", b""
 
 
-def _skip_to_header(stream: LayerStream, rest: int) -> None:
-    position = stream.position + rest
+def _skip_to_header(stream: LayerStream, rest: int, padding: int) -> None:
+    position = stream.position + rest + padding
     if position <= stream.limit:
         stream.position = position
-    else:
-        stream.skip(rest)
+        return
+    stream.skip(rest)
+    # Writers that leave out the end of the archive (umoci's) may leave out the last padding too.
+    if stream.ensure():
+        stream.skip(padding)
 
 
 def _next_header(stream: LayerStream) -> bytes | None:

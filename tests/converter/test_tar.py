@@ -167,6 +167,7 @@ def test_global_headers_hold_until_overridden() -> None:
 def test_an_archive_without_its_end_and_one_with_garbage_behind() -> None:
     whole = layer(E("f", data=b"data"))
     assert [m.name for m, _ in read(whole[:1024])] == [b"f"]
+    assert [data for _, data in read(whole[:516])] == [b"data"]
     assert [m.name for m, _ in read(whole + b"garbage" * 1000)] == [b"f"]
 
 
