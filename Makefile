@@ -1,0 +1,40 @@
+# What a person does with this checkout. Needs Debian 12, Python 3.11, and root or sudo.
+# No KVM here: tests and demo run the same on every machine.
+
+PYTHON ?= python3
+VENV := .venv/bin
+IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo lint test bench clean
+
+demo test bench: export HYPERBUILD_ACCEL = tcg
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install the Debian packages and the Python environment that the others need
+	@$(PYTHON) tests/support/setup.py
+
+demo: setup ## make an nginx image, serve it, convert it, boot it, fetch its page
+	@$(VENV)/python -m tests.demo
+
+lint: setup ## check style, types and the direction of imports
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+test: setup lint ## run all tests, virtual machines included
+	$(VENV)/pytest
+
+bench: setup ## measure convert and boot against the usual tools; prints tables
+	$(VENV)/python -m benchmarks.convert
+	$(VENV)/python -m benchmarks.boot
+
+clean: ## remove what the others made in this checkout (the image cache stays)
+	rm -rf .venv .demo build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Images stay in $(IMAGE_CACHE); remove it to have them made again."
