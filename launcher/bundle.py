@@ -5,7 +5,7 @@
  "config":      the image config's ``config`` object, verbatim,
  "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
                  "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
-                 "labels"},
+                 "labels", "problem"},
  "rootfs":      {"format", "size", "digest", "diffIds"},
  "kernel":      {"version", "digest", "configDigest"} or null,
  "initramfs":   {"digest"} or null,
@@ -55,7 +55,8 @@ class Process:
 
     ``args`` is Entrypoint followed by Cmd; ``entrypoint`` is that beginning of it which stays when
     the user gives other arguments. ``env`` holds "NAME=value"; ``home`` is the user's home
-    directory; ``exposed_ports`` read "80/tcp"; ``healthcheck`` is the config's object.
+    directory; ``exposed_ports`` read "80/tcp"; ``healthcheck`` is the config's object. ``problem``
+    says why no VM can start it (an unknown USER, say); it is empty if one can.
     """
 
     args: tuple[str, ...]
@@ -69,6 +70,7 @@ class Process:
     exposed_ports: tuple[str, ...]
     volumes: tuple[str, ...]
     labels: Mapping[str, str]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ def _process_document(process: Process) -> dict[str, Any]:
         "exposedPorts": list(process.exposed_ports),
         "volumes": list(process.volumes),
         "labels": dict(process.labels),
+        "problem": process.problem,
     }
 
 
@@ -305,6 +308,7 @@ def _process(fields: _Fields) -> Process:
         exposed_ports=fields.texts("exposedPorts"),
         volumes=fields.texts("volumes"),
         labels=labels,
+        problem=fields.text("problem"),
     )
     fields.end()
     return process
