@@ -1,0 +1,158 @@
+"""The house in order: linters, the direction of imports, packaging, and its own limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TOOLS = Path(sys.executable).parent
+ROOMS = ("builder", "converter", "initramfs", "kernel", "launcher", "recipes")
+PYPROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+
+
+def run(*argv: str | Path, cwd: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NO_COLOR": "1"}
+    return subprocess.run(
+        argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def tracked_files() -> list[Path]:
+    """Return the files of the checkout that are kept: git's list, or all but what git ignores."""
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed.returncode == 0:
+        names = listed.stdout.split("\0")
+    else:
+        ignored = {".venv", ".demo", ".git", "build", "dist", "__pycache__"}
+        found = (path.relative_to(CHECKOUT) for path in CHECKOUT.rglob("*"))
+        names = [str(path) for path in found if not ignored & set(path.parts)]
+    return [path for name in names if name and (path := CHECKOUT / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",)],
+    ids=" ".join,
+)
+def test_linters_find_nothing(argv: tuple[str, ...]) -> None:
+    done = run(TOOLS / argv[0], *argv[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("room", "statement"),
+    [
+        ("converter", "import hyperbuild.launcher"),
+        ("kernel", "from hyperbuild.converter import tree"),
+        ("kernel", "import hyperbuild.initramfs"),
+        ("launcher", "import hyperbuild.builder"),
+    ],
+)
+def test_an_import_that_climbs_is_caught(tmp_path: Path, room: str, statement: str) -> None:
+    copy = copy_of_house(tmp_path)
+    (copy / room / "climber.py").write_text(f'"""Planted."""\n\n{statement}\n')
+    # The copy's own folders under the package's name, before the editable install of this one.
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/hyperbuild").symlink_to(copy / ".typing/hyperbuild")
+    code = (
+        f"import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+        f"sys.path.insert(0, {str(tmp_path / 'path')!r}); "
+        "from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    )
+    done = run(sys.executable, "-c", code, cwd=copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"hyperbuild.{room}.climber" in done.stdout
+
+
+def copy_of_house(parent: Path) -> Path:
+    copy = parent / "house"
+    copy.mkdir()
+    for path in tracked_files():
+        target = copy / path.relative_to(CHECKOUT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (copy / ".typing/hyperbuild").mkdir(parents=True, exist_ok=True)
+    for room in ROOMS:
+        link = copy / ".typing/hyperbuild" / room
+        if not link.is_symlink():
+            link.symlink_to(f"../../{room}")
+    return copy
+
+
+def test_every_list_of_rooms_is_the_same() -> None:
+    packages = [f"hyperbuild.{room}" for room in ROOMS]
+    setuptools = PYPROJECT["tool"]["setuptools"]
+    assert setuptools["packages"] == packages
+    assert setuptools["package-dir"] == dict(zip(packages, ROOMS, strict=True))
+    assert PYPROJECT["tool"]["mypy"]["packages"] == packages
+    assert PYPROJECT["tool"]["importlinter"]["root_packages"] == packages
+    banned = PYPROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
+    assert sorted(banned) == list(ROOMS)
+    assert sorted(path.parent.name for path in CHECKOUT.glob("*/py.typed")) == list(ROOMS)
+    links = sorted((CHECKOUT / ".typing/hyperbuild").iterdir())
+    assert [str(link.readlink()) for link in links] == [f"../../{room}" for room in ROOMS]
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory with the wheel and the sdist, built from a copy without a network."""
+    place = tmp_path_factory.mktemp("distributions")
+    copy = copy_of_house(place)
+    code = (
+        "from setuptools import build_meta as b; import sys; "
+        "b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+    )
+    done = run(sys.executable, "-c", code, place, cwd=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+def shipped_files() -> set[str]:
+    """Return the files of rooms that an installed hyperbuild needs, as hyperbuild/…"""
+    suffixes = {".py", ".typed", ".c", ".h", ".config", ".toml"}
+    rooms = (path.relative_to(CHECKOUT) for path in tracked_files())
+    files = (path for path in rooms if path.parts[0] in ROOMS)
+    return {
+        f"hyperbuild/{path}"
+        for path in files
+        if path.suffix in suffixes or path.name in {"Makefile", "py.typed"}
+    }
+
+
+def test_the_wheel_holds_every_file_of_the_rooms_and_nothing_else(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert inside == shipped_files()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_sdist_is_enough_to_build_and_test_from(distributions: Path) -> None:
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {name.removeprefix("hyperbuild/") for name in shipped_files()}
+    wanted |= {"Makefile", "LICENSE", "README.md", "pyproject.toml", "tests/conftest.py"}
+    assert wanted <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith(".venv")]
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    code = [path for path in tracked_files() if path.suffix in {".py", ".c", ".h"}]
+    lengths = {path: len(path.read_text(errors="replace").splitlines()) for path in code}
+    assert not {path: length for path, length in lengths.items() if length > 600}
+
+
+def test_python_sources_say_what_they_are_for() -> None:
+    sources = [path for path in tracked_files() if path.suffix == ".py"]
+    silent = [path for path in sources if not path.read_text().startswith(('"""', 'r"""', "#!"))]
+    assert not silent
