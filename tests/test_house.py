@@ -108,10 +108,10 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("distributions")
     copy = copy_of_house(place)
     code = (
-        "from setuptools import build_meta as b; import sys; "
-        "b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+        "from setuptools import build_meta as backend; "
+        f"backend.build_sdist({str(place)!r}); backend.build_wheel({str(place)!r})"
     )
-    done = run(sys.executable, "-c", code, place, cwd=copy)
+    done = run(sys.executable, "-c", code, cwd=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 
