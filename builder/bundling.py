@@ -1,0 +1,218 @@
+"""An image joined with a kernel and an initramfs: a bundle in the content store.
+
+In the store a bundle is an OCI artifact (image-spec v1.1, manifest.md, "Guidelines for Artifact
+Usage"): config bundle.json, layers rootfs, kernel and initramfs, its subject the source image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder.process import resolve_process
+from hyperbuild.converter import files, oci
+from hyperbuild.converter.convert import convert
+from hyperbuild.converter.errors import NotFoundError
+from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
+from hyperbuild.launcher.located import BundleFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.converter.source import ImageSource, SourceImage
+    from hyperbuild.converter.store import Store
+    from hyperbuild.initramfs.build import Initramfs
+    from hyperbuild.kernel.build import Kernel
+
+ARTIFACT_TYPE = "application/vnd.hyperbuild.bundle.v1"
+CONFIG_TYPE = "application/vnd.hyperbuild.bundle.config.v1+json"
+ROOTFS_TYPES = {"erofs": "application/vnd.hyperbuild.rootfs.v1.erofs"}
+KERNEL_TYPE = "application/vnd.hyperbuild.kernel.v1.elf"
+INITRAMFS_TYPE = "application/vnd.hyperbuild.initramfs.v1.cpio"
+#: Annotation of a bundle in the store: the digest of everything that it was made of.
+KEY = "sh.hyper.bundle.key"
+#: Raised when a bundle made of the same things would be another one.
+MAKER_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is joined with an image's root file system; None in a bundle without a kernel."""
+
+    kernel: Kernel | None
+    initramfs: Initramfs | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBundle:
+    """A bundle in the store: the name it was given, its manifest's digest, and its files."""
+
+    name: str
+    digest: str
+    files: BundleFiles
+
+
+def bundle_key(image: SourceImage, parts: Parts, epoch: int | None) -> str:
+    """Return the digest of all that a bundle of image and parts depends on."""
+    identity = (
+        MAKER_VERSION,
+        str(image.reference),
+        image.manifest.digest,
+        image.config.digest,
+        parts.kernel and parts.kernel.digest,
+        parts.initramfs and parts.initramfs.digest,
+        epoch,
+    )
+    return oci.digest_of(json.dumps(identity).encode())
+
+
+def make_bundle(
+    image: SourceImage,
+    source: ImageSource,
+    fd: int,
+    parts: Parts,
+    *,
+    epoch: int | None,
+    progress: Progress,
+) -> Bundle:
+    """Convert image into the empty file fd and describe the bundle it makes with parts."""
+    rootfs = convert(image, source, fd, epoch=epoch, progress=progress)
+    where = str(image.reference)
+    process = resolve_process(image.config.config, rootfs, where)
+    if process.problem:
+        progress.warn(f"{where}: {process.problem}")
+    return Bundle(
+        image=ImageInfo(
+            reference=where,
+            manifest_digest=image.manifest.digest,
+            config_digest=image.config.digest,
+            platform=str(image.platform),
+        ),
+        config=image.config.config,
+        process=process,
+        rootfs=RootfsInfo("erofs", rootfs.size, rootfs.digest(), image.config.diff_ids),
+        kernel=parts.kernel
+        and KernelInfo(parts.kernel.version, parts.kernel.digest, parts.kernel.config_digest),
+        initramfs=parts.initramfs and parts.initramfs.digest,
+    )
+
+
+def store_bundle(
+    store: Store,
+    image: SourceImage,
+    source: ImageSource,
+    parts: Parts,
+    *,
+    epoch: int | None,
+    progress: Progress,
+) -> StoredBundle:
+    """Return the bundle of image and parts from the store, made first if it is not there.
+
+    Two processes that want the same bundle make it once.
+    """
+    key = bundle_key(image, parts, epoch)
+    name = str(image.reference)
+    with files.locked(store.root / ".partial" / f"bundle-{key.partition(':')[2]}"):
+        known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
+        found = known and _open(store, known)
+        if found:
+            return found
+        with store.draft() as draft:
+            bundle = make_bundle(image, source, draft.fd, parts, epoch=epoch, progress=progress)
+            rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[bundle.rootfs.format])
+        layers = [rootfs]
+        if parts.kernel:
+            layers.append(_store_file(store, parts.kernel.path, parts.kernel.digest, KERNEL_TYPE))
+        if parts.initramfs:
+            layers.append(
+                _store_file(store, parts.initramfs.path, parts.initramfs.digest, INITRAMFS_TYPE)
+            )
+        manifest = _manifest(store, image, bundle, layers, key)
+        store.tag(manifest, name, ARTIFACT_TYPE)
+    return StoredBundle(name, manifest.digest, _located(store, bundle))
+
+
+def _manifest(
+    store: Store, image: SourceImage, bundle: Bundle, layers: list[oci.Descriptor], key: str
+) -> oci.Descriptor:
+    subject = oci.Descriptor(
+        image.manifest.media_type, image.manifest.digest, len(image.manifest.raw)
+    )
+    document = {
+        "schemaVersion": 2,
+        "mediaType": oci.OCI_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": store.put(bundle.to_json(), CONFIG_TYPE).document(),
+        "layers": [layer.document() for layer in layers],
+        "subject": subject.document(),
+    }
+    written = store.put(json.dumps(document, sort_keys=True).encode(), oci.OCI_MANIFEST)
+    return oci.Descriptor(written.media_type, written.digest, written.size, {KEY: key})
+
+
+def _store_file(store: Store, path: Path, digest: str, media_type: str) -> oci.Descriptor:
+    size = path.stat().st_size
+    descriptor = oci.Descriptor(media_type, digest, size)
+    if not store.has(descriptor):
+        with store.draft() as draft:
+            copy_file(path, draft.fd)
+            store.adopt(draft, digest, media_type)
+    return descriptor
+
+
+def copy_file(path: Path, fd: int) -> None:
+    """Copy the file path into the empty file fd, shared on disk where the file system can."""
+    with path.open("rb") as source:
+        rest = os.fstat(source.fileno()).st_size
+        while rest:
+            copied = os.copy_file_range(source.fileno(), fd, rest)
+            if not copied:
+                break
+            rest -= copied
+
+
+def list_bundles(store: Store) -> list[StoredBundle]:
+    """Return the bundles in the store, by name; entries with pieces missing are left out."""
+    found = [_open(store, entry) for entry in store.entries() if KEY in entry.annotations]
+    return sorted(filter(None, found), key=lambda bundle: bundle.name)
+
+
+def find_bundle(store: Store, name: str) -> StoredBundle:
+    """Return the bundle of that name or manifest digest; NotFoundError says what to do."""
+    for entry in store.entries():
+        if KEY in entry.annotations and name in (entry.digest, _name(entry)):
+            found = _open(store, entry)
+            if found:
+                return found
+    raise NotFoundError(
+        f"no bundle {name} in {store.root}; see 'hyperbuild images' or convert the image first"
+    )
+
+
+def _name(entry: oci.Descriptor) -> str:
+    return entry.annotations.get("org.opencontainers.image.ref.name", "")
+
+
+def _open(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
+    """Open a bundle of the store; None if a piece of it is gone."""
+    raw = store.read(entry)
+    if raw is None:
+        return None
+    manifest = oci.Manifest.read(raw, entry.digest)
+    config = store.read(manifest.config)
+    if config is None or not all(store.has(layer) for layer in manifest.layers):
+        return None
+    bundle = Bundle.from_json(config, f"bundle {entry.digest}")
+    return StoredBundle(_name(entry), entry.digest, _located(store, bundle))
+
+
+def _located(store: Store, bundle: Bundle) -> BundleFiles:
+    return BundleFiles(
+        bundle=bundle,
+        rootfs=store.blob_path(bundle.rootfs.digest),
+        kernel=store.blob_path(bundle.kernel.digest) if bundle.kernel else None,
+        initramfs=store.blob_path(bundle.initramfs) if bundle.initramfs else None,
+    )

@@ -1,0 +1,91 @@
+"""Where things are and how registries are reached, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hyperbuild.builder.console import Console
+    from hyperbuild.converter.settings import RegistrySettings
+    from hyperbuild.converter.store import Store
+
+_PROXIES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "no": "NO_PROXY"}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every command works with.
+
+    ``cache`` holds what can be made again (kernels, initramfs), ``data`` the content store,
+    ``config`` the user's settings. ``epoch`` is SOURCE_DATE_EPOCH in seconds, if it is set.
+    """
+
+    environment: Mapping[str, str]
+    home: Path
+    data: Path
+    cache: Path
+    config: Path
+    epoch: int | None
+    console: Console
+
+    def store(self) -> Store:
+        """Open the content store."""
+        from hyperbuild.converter.store import Store
+
+        return Store(self.data)
+
+    def registries(self, authfile: Path | None) -> RegistrySettings:
+        """Read how to reach registries: credentials, mirrors, proxies."""
+        from hyperbuild.converter.settings import (
+            RegistrySettings,
+            credential_files,
+            read_hosts,
+        )
+
+        hosts = self.config / "registries.toml"
+        return RegistrySettings(
+            credential_files=credential_files(authfile, self.environment, self.home),
+            hosts=read_hosts(hosts) if hosts.exists() else {},
+            proxies={
+                key: value
+                for key, name in _PROXIES.items()
+                if (value := self.environment.get(name) or self.environment.get(name.lower()))
+            },
+        )
+
+
+def read_context(environment: Mapping[str, str], console: Console) -> Context:
+    """Read the environment (XDG base directories, SOURCE_DATE_EPOCH); InputError if it is bad."""
+    home = Path(environment.get("HOME") or "~").expanduser()
+    return Context(
+        environment=environment,
+        home=home,
+        data=_directory(environment, "XDG_DATA_HOME", home / ".local/share"),
+        cache=_directory(environment, "XDG_CACHE_HOME", home / ".cache"),
+        config=_directory(environment, "XDG_CONFIG_HOME", home / ".config"),
+        epoch=_epoch(environment.get("SOURCE_DATE_EPOCH", "")),
+        console=console,
+    )
+
+
+def _directory(environment: Mapping[str, str], name: str, default: Path) -> Path:
+    """Apply the XDG base directory specification, which has relative paths ignored."""
+    chosen = environment.get(name, "")
+    return (Path(chosen) if os.path.isabs(chosen) else default) / "hyperbuild"  # noqa: PTH117
+
+
+def _epoch(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdigit() or int(text) >= 1 << 40:
+        raise InputError(
+            f"SOURCE_DATE_EPOCH={printable(text)} is no time; give seconds since 1970 or unset it"
+        )
+    return int(text)

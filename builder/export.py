@@ -1,0 +1,100 @@
+"""A bundle as plain files in a directory, replaced whole or left as it was."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder.bundling import copy_file, make_bundle
+from hyperbuild.converter import files
+from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.launcher.bundle import ROOTFS_FORMATS
+from hyperbuild.launcher.located import BUNDLE_NAME, INITRAMFS_NAME, KERNEL_NAME, rootfs_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hyperbuild.builder.bundling import Parts
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.converter.source import ImageSource, SourceImage
+    from hyperbuild.launcher.bundle import Bundle
+
+#: Every name that an export may hold; bundle.json is first to go and last to come.
+_NAMES = (BUNDLE_NAME, *map(rootfs_name, ROOTFS_FORMATS), KERNEL_NAME, INITRAMFS_NAME)
+
+
+def export_bundle(
+    directory: Path,
+    image: SourceImage,
+    source: ImageSource,
+    parts: Parts,
+    *,
+    epoch: int | None,
+    progress: Progress,
+) -> Bundle:
+    """Make the bundle of image and parts in directory, which is missing, empty or an export.
+
+    While bundle.json is there, the files beside it are the ones it names. InputError if the
+    directory holds anything else.
+    """
+    with _prepared(directory), ExitStack() as stack:
+        drafts = {}
+        rootfs = stack.enter_context(files.draft(directory))
+        bundle = make_bundle(image, source, rootfs.fd, parts, epoch=epoch, progress=progress)
+        drafts[rootfs_name(bundle.rootfs.format)] = rootfs
+        if parts.kernel:
+            drafts[KERNEL_NAME] = stack.enter_context(files.draft(directory))
+            copy_file(parts.kernel.path, drafts[KERNEL_NAME].fd)
+        if parts.initramfs:
+            drafts[INITRAMFS_NAME] = stack.enter_context(files.draft(directory))
+            copy_file(parts.initramfs.path, drafts[INITRAMFS_NAME].fd)
+        document = stack.enter_context(files.draft(directory))
+        files.write_all(document.fd, bundle.to_json())
+        for draft in drafts.values():
+            os.fsync(draft.fd)
+        for name in _NAMES:
+            if name not in drafts:
+                (directory / name).unlink(missing_ok=True)
+        for name, draft in drafts.items():
+            draft.publish(directory / name)
+        document.publish(directory / BUNDLE_NAME)
+    return bundle
+
+
+@contextmanager
+def _prepared(directory: Path) -> Iterator[None]:
+    """Make directory if it is missing, and take it back if nothing came of it."""
+    made = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the output directory {directory}: {error.strerror}; choose another"
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
+    with files.locked(directory):
+        files.sweep(directory)
+        _check_content(directory)
+        try:
+            yield
+        except BaseException:
+            if made:
+                with suppress(OSError):
+                    directory.rmdir()
+            raise
+
+
+def _check_content(directory: Path) -> None:
+    foreign = sorted(
+        name
+        for name in (path.name for path in directory.iterdir())
+        if name not in _NAMES and not name.startswith(files.TEMPORARY_PREFIX)
+    )
+    if foreign:
+        raise InputError(
+            f"the output directory {directory} holds other things ({foreign[0]}); "
+            "choose an empty or new one"
+        )

@@ -1,0 +1,91 @@
+"""Who an image's USER is, by the image's own /etc/passwd and /etc/group.
+
+The rules are those of runtimes built on moby/sys/user (docker, containerd, podman): a numeric user
+need not exist; the primary group is the user's own unless one is named; supplementary groups count
+only if none is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import NotFoundError, printable
+from hyperbuild.launcher.bundle import User
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ID_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user as a process needs it: ids, and the home directory."""
+
+    user: User
+    home: str
+
+
+def resolve_user(spec: str, passwd: bytes, group: bytes) -> Account:
+    """Resolve ``[USER][:GROUP]``, names or numbers; NotFoundError for a name that is not there."""
+    user_text, _, group_text = spec.partition(":")
+    user_text = user_text or "0"
+    found = next(
+        (
+            fields
+            for fields in _records(passwd, 7)
+            if user_text in (fields[0], fields[2]) and _number(fields[2]) is not None
+        ),
+        None,
+    )
+    if found:
+        name, uid, gid, home = found[0], int(found[2]), _number(found[3]) or 0, found[5] or "/"
+    else:
+        number = _number(user_text)
+        if number is None:
+            raise NotFoundError(
+                f"USER {printable(spec)!r} is not in the image's /etc/passwd; "
+                "use its number or add it to the image"
+            )
+        name, uid, gid, home = "", number, 0, "/"
+    if group_text:
+        return Account(User(uid, _group(group_text, group, spec)), home)
+    return Account(User(uid, gid, _supplementary(name, gid, group)), home)
+
+
+def _group(text: str, group: bytes, spec: str) -> int:
+    for fields in _records(group, 4):
+        gid = _number(fields[2])
+        if text in (fields[0], fields[2]) and gid is not None:
+            return gid
+    number = _number(text)
+    if number is None:
+        raise NotFoundError(
+            f"the group of USER {printable(spec)!r} is not in the image's /etc/group; "
+            "use its number or add it to the image"
+        )
+    return number
+
+
+def _supplementary(name: str, gid: int, group: bytes) -> tuple[int, ...]:
+    if not name:
+        return ()
+    found = {
+        number
+        for fields in _records(group, 4)
+        if name in fields[3].split(",") and (number := _number(fields[2])) is not None
+    }
+    return tuple(sorted(found - {gid}))
+
+
+def _records(content: bytes, count: int) -> Iterator[list[str]]:
+    """Yield the colon-separated fields of each line, missing ones as ""."""
+    for line in content.decode("utf-8", "surrogateescape").splitlines():
+        if line.strip() and not line.startswith("#"):
+            fields = line.strip().split(":")
+            yield fields + [""] * (count - len(fields))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) < _ID_LIMIT else None
