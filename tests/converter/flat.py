@@ -15,7 +15,6 @@ from hyperbuild.converter.settings import RegistrySettings
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.store import Store
 from hyperbuild.converter.verify import ErofsReader, FileInfo, verify_tree
-
 from tests.support.layers import layout
 
 

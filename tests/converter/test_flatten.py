@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hyperbuild.converter.errors import ContentError, VerificationError
 
+from hyperbuild.converter.errors import ContentError, VerificationError
 from tests.converter.flat import Seen, flat
 from tests.support.layers import TIME, E, d, f, h, layer, layout, s
 

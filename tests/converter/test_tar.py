@@ -8,13 +8,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hyperbuild.converter import tar
 from hyperbuild.converter.errors import ContentError, HyperbuildError
 from hyperbuild.converter.oci import Descriptor, DiffID
 from hyperbuild.converter.stream import LayerStream
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.layers import E, digest, layer
 
 

@@ -61,16 +61,22 @@ def free_port() -> int:
 
 @contextmanager
 def serve_registry(
-    directory: Path, *, auth: bool = False, tls: Certificate | None = None, port: int = 0
+    directory: Path,
+    *,
+    auth: bool = False,
+    tls: Certificate | None = None,
+    realm: str = "",
+    port: int = 0,
 ) -> Iterator[str]:
     """Run docker-registry on its data in directory and give its "127.0.0.1:PORT".
 
+    auth asks for USER and PASSWORD; realm (with tls) for a bearer token to be had at that URL.
     port 0 takes a free one. The log is directory/registry.log; a failure to start shows its end.
     """
     port = port or free_port()
     directory.mkdir(parents=True, exist_ok=True)
     config, log = directory / "registry.yml", directory / "registry.log"
-    config.write_text(_config(directory, port, auth, tls))
+    config.write_text(_config(directory, port, auth, tls, realm))
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["docker-registry", "serve", config], stdout=output, stderr=output, cwd=directory
@@ -84,12 +90,16 @@ def serve_registry(
 
 
 def push(layout: Path, name: str, tag: str = "latest", *options: str) -> None:
-    """Copy the image called tag in an OCI layout to a registry, by skopeo."""
-    copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", *options]
+    """Copy the image called tag in an OCI layout to a registry, by skopeo.
+
+    Its bytes stay as they are unless the options ask for another format.
+    """
+    keep = [] if "--format" in options else ["--preserve-digests"]
+    copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", *keep, *options]
     _run(*copy, f"oci:{layout}:{tag}", f"docker://{name}")
 
 
-def _config(directory: Path, port: int, auth: bool, tls: Certificate | None) -> str:
+def _config(directory: Path, port: int, auth: bool, tls: Certificate | None, realm: str) -> str:
     lines = [
         "version: 0.1",
         "log: {level: warn}",
@@ -102,6 +112,9 @@ def _config(directory: Path, port: int, auth: bool, tls: Certificate | None) -> 
     if auth:
         (directory / "htpasswd").write_text(_HTPASSWD)
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")
+    if realm and tls:
+        token = f"realm: {realm}, service: test, issuer: test, rootcertbundle: {tls.certificate}"
+        lines.append(f"auth: {{token: {{{token}}}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -195,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(answer.delay)
         self._send(answer)
 
-    do_POST = do_HEAD = do_GET
+    do_POST = do_HEAD = do_GET  # noqa: N815 - the names that http.server looks for
 
     def _ask(self) -> Answer:
         length = int(self.headers.get("Content-Length", 0))
