@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hyperbuild.converter.errors import printable
 from hyperbuild.converter.progress import Task
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Bar(Task):
-    def __init__(self, bar: tqdm[None]) -> None:
+    def __init__(self, bar: tqdm[NoReturn]) -> None:
         self._bar = bar
 
     def advance(self, amount: int) -> None:
@@ -54,7 +54,7 @@ class Console:
             return Task()
         from tqdm import tqdm
 
-        bar: tqdm[None] = tqdm(
+        bar = tqdm[NoReturn](
             desc=printable(name),
             total=total,
             unit=unit,

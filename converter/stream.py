@@ -12,13 +12,14 @@ import hashlib
 import threading
 import zlib
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
 from hyperbuild.converter.oci import hasher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import RawIOBase
     from types import TracebackType
 
     from hyperbuild.converter.oci import Descriptor, DiffID
@@ -38,7 +39,7 @@ class _Reader(Protocol):
 class _HashedBlob:
     """The raw blob, counted and hashed as it is read; the decompressor's source."""
 
-    def __init__(self, raw: BinaryIO, layer: Descriptor, where: str) -> None:
+    def __init__(self, raw: RawIOBase, layer: Descriptor, where: str) -> None:
         self._raw = raw
         self._layer = layer
         self._where = where
@@ -46,7 +47,7 @@ class _HashedBlob:
         self._count = 0
 
     def readinto(self, buffer: memoryview) -> int:
-        count = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        count = self._raw.readinto(buffer) or 0
         self._hash.update(buffer[:count])
         self._count += count
         if self._count > self._layer.size:
@@ -54,7 +55,7 @@ class _HashedBlob:
                 f"{self._where} is larger than the {self._layer.size} bytes its manifest declares; "
                 "the image is corrupt at its source"
             )
-        return int(count)
+        return count
 
     def read(self, size: int) -> bytes:
         buffer = bytearray(size)
@@ -62,7 +63,7 @@ class _HashedBlob:
 
     def peek(self, size: int) -> bytes:
         """Return the first bytes without consuming them (the file is seekable)."""
-        head = self._raw.read(size)
+        head = self._raw.read(size) or b""
         self._raw.seek(-len(head), 1)
         return head
 
@@ -123,7 +124,7 @@ class LayerStream:
 
     def __init__(
         self,
-        raw: BinaryIO,
+        raw: RawIOBase,
         layer: Descriptor,
         diff_id: DiffID,
         *,

@@ -1,0 +1,234 @@
+"""The command line: options in, one call, results out. What is done is done elsewhere.
+
+stdout carries results, stderr messages. Exit status: 0, 1 for a failure told in one line, 2 for
+usage; ``boot`` has the guest's own, or 125 for a failure of ours. Modules are imported by the
+command that needs them, so that no command waits for another's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hyperbuild.builder.console import Console
+from hyperbuild.builder.context import Context, read_context
+from hyperbuild.converter.errors import HyperbuildError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BOOT_FAILURE = 125
+INTERRUPTED = 130
+
+_pass_context = click.make_pass_decorator(Context)
+_authfile = click.option(
+    "--authfile", type=click.Path(path_type=Path), help="File of registry credentials."
+)
+_platform = click.option(
+    "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Default: linux on this CPU."
+)
+_kernel_file = click.option(
+    "--kernel",
+    "kernel_file",
+    type=click.Path(path_type=Path),
+    help="An ELF kernel with a PVH entry, instead of the HyperKernel.",
+)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("hyperbuild-vm")
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"hyperbuild {_version()}")
+        ctx.exit()
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HYPERBUILD"},
+)
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version.",
+)  # fmt: skip
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
+    """Turn Docker/OCI images into microVMs that boot in well under a second.
+
+    IMAGE is what docker and skopeo call it: nginx:latest, docker://HOST:PORT/NAME@DIGEST,
+    oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or docker-daemon:NAME.
+
+    Every option can be set by a variable: HYPERBUILD_QUIET, HYPERBUILD_CONVERT_PLATFORM, …
+    """
+    ctx.meta["debug"] = debug
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    ctx.obj = read_context(os.environ, Console(quiet=quiet, color=color))
+
+
+@cli.command()
+@click.argument("image")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+    help="Export rootfs, kernel, initramfs and bundle.json as files into DIR.",
+)  # fmt: skip
+@click.option("--no-kernel", is_flag=True, help="Make the root file system and bundle.json only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
+@_kernel_file
+@_platform
+@_authfile
+@_pass_context
+def convert(
+    context: Context,
+    *,
+    image: str,
+    output: Path | None,
+    no_kernel: bool,
+    as_json: bool,
+    kernel_file: Path | None,
+    platform_text: str | None,
+    authfile: Path | None,
+) -> None:
+    """Turn IMAGE into a bundle: its files as one EROFS image, a kernel and an initramfs.
+
+    The bundle stays in the local store and its digest is the last line of stdout; with -o it is
+    written into DIR instead.
+    """
+    from hyperbuild.builder.converting import Request, convert_image
+
+    if no_kernel and kernel_file:
+        raise click.UsageError("--no-kernel and --kernel exclude each other.")
+    result = convert_image(
+        context,
+        Request(image, platform_text, authfile, kernel_file, with_kernel=not no_kernel),
+        output,
+    )
+    click.echo(result.to_json() if as_json else result.name)
+
+
+@cli.command()
+@_pass_context
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def images(context: Context, *, as_json: bool) -> None:
+    """List the bundles in the local store."""
+    from hyperbuild.builder.bundling import list_bundles
+    from hyperbuild.builder.report import bundles_as_json, bundles_as_table
+
+    bundles = list_bundles(context.store())
+    click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))
+
+
+@cli.group()
+def kernel() -> None:
+    """Build and list HyperKernels."""
+
+
+@kernel.command("build")
+@click.option(
+    "--source",
+    metavar="FILE|DIR|URL",
+    help="Linux source; default: Debian's linux-source-6.1 package.",
+)
+@click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs; default: all CPUs.")
+@_pass_context
+def kernel_build(
+    context: Context, *, source: str | None, sha256: str | None, jobs: int | None
+) -> None:
+    """Build the HyperKernel, unless the cache has it, and print its path."""
+    from hyperbuild.builder.parts import make_kernel
+
+    click.echo(make_kernel(context, source=source, sha256=sha256, jobs=jobs).path)
+
+
+@kernel.command("list")
+@_pass_context
+def kernel_list(context: Context) -> None:
+    """List the kernels in the cache."""
+    from hyperbuild.builder.report import kernels_as_table
+    from hyperbuild.kernel.build import cached_kernels
+
+    click.echo(kernels_as_table(cached_kernels(context.cache)))
+
+
+@cli.group()
+def initramfs() -> None:
+    """Build the initramfs."""
+
+
+@initramfs.command("build")
+@_pass_context
+def initramfs_build(context: Context) -> None:
+    """Build hyperstart and its initramfs, unless the cache has it, and print its path."""
+    from hyperbuild.initramfs.build import build_initramfs
+
+    click.echo(build_initramfs(context.cache, progress=context.console).path)
+
+
+@cli.command()
+@_pass_context
+def doctor(context: Context) -> None:
+    """Check what hyperbuild needs on this machine; each problem comes with its remedy."""
+    from hyperbuild.builder.doctor import examine, render
+
+    findings = examine(context)
+    click.echo(render(findings, color=sys.stdout.isatty() and context.console.color))
+    if not all(finding.is_fine for finding in findings):
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL: eval "$(hyperbuild completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise InputError(f"no completion for {shell}")
+    click.echo(kind(cli, {}, "hyperbuild", "_HYPERBUILD_COMPLETE").source())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    failure = BOOT_FAILURE if "boot" in arguments[:3] else 1
+    try:
+        status: Any = cli.main(arguments, prog_name="hyperbuild", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return failure
+    except HyperbuildError as error:
+        return _fail(error, str(error), max(failure, error.exit_status), arguments)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(error, f"{place}{error.strerror or error}", failure, arguments)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(error: Exception, text: str, status: int, arguments: list[str]) -> int:
+    from hyperbuild.converter.errors import printable
+
+    if "--debug" in arguments or os.environ.get("HYPERBUILD_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"Error: {printable(text)}", file=sys.stderr)
+    return status

@@ -1,0 +1,111 @@
+"""``hyperbuild convert``: from what the user typed to a bundle in the store or in a directory."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder.bundling import Parts, StoredBundle, store_bundle
+from hyperbuild.builder.export import export_bundle
+from hyperbuild.builder.parts import custom_kernel, make_initramfs, make_kernel
+from hyperbuild.converter.oci import Platform
+from hyperbuild.converter.platforms import host_platform
+from hyperbuild.converter.reference import parse_reference
+from hyperbuild.converter.source import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hyperbuild.builder.context import Context
+    from hyperbuild.converter.source import ImageSource, SourceImage
+    from hyperbuild.converter.store import Store
+    from hyperbuild.launcher.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to convert: an image reference and, where given, platform, credentials and kernel."""
+
+    image: str
+    platform: str | None = None
+    authfile: Path | None = None
+    kernel_file: Path | None = None
+    with_kernel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished conversion; ``name`` is the store digest or the directory."""
+
+    name: str
+    bundle: Bundle
+
+    def to_json(self) -> str:
+        """Describe it as a JSON object: where it is, and bundle.json's content."""
+        return json.dumps({"name": self.name, "bundle": json.loads(self.bundle.to_json())})
+
+
+def convert_image(context: Context, request: Request, output: Path | None) -> Result:
+    """Convert request's image into the directory output, or into the store if that is None."""
+    started = time.monotonic()
+    with _resolved(context, request) as (store, source, image):
+        parts = _parts(context, request)
+        if output is None:
+            stored = store_bundle(
+                store, image, source, parts, epoch=context.epoch, progress=context.console
+            )
+            result = Result(stored.digest, stored.files.bundle)
+        else:
+            bundle = export_bundle(
+                output, image, source, parts, epoch=context.epoch, progress=context.console
+            )
+            result = Result(str(output), bundle)
+    _say_what_was_made(context, result, time.monotonic() - started)
+    return result
+
+
+def stored_bundle(context: Context, request: Request) -> StoredBundle:
+    """Return request's bundle from the store, converted first if it is not there."""
+    with _resolved(context, request) as (store, source, image):
+        return store_bundle(
+            store,
+            image,
+            source,
+            _parts(context, request),
+            epoch=context.epoch,
+            progress=context.console,
+        )
+
+
+@contextmanager
+def _resolved(
+    context: Context, request: Request
+) -> Iterator[tuple[Store, ImageSource, SourceImage]]:
+    reference = parse_reference(request.image)
+    wanted = (
+        Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
+    )
+    store = context.store()
+    settings = context.registries(request.authfile)
+    with open_source(reference, store=store, settings=settings) as source:
+        yield store, source, source.resolve(wanted, context.console)
+
+
+def _parts(context: Context, request: Request) -> Parts:
+    if not request.with_kernel:
+        return Parts(None, None)
+    kernel = custom_kernel(request.kernel_file) if request.kernel_file else make_kernel(context)
+    return Parts(kernel, make_initramfs(context))
+
+
+def _say_what_was_made(context: Context, result: Result, seconds: float) -> None:
+    bundle = result.bundle
+    pieces = [f"rootfs.{bundle.rootfs.format} {bundle.rootfs.size / (1 << 20):.0f} MiB"]
+    if bundle.kernel:
+        pieces.append(f"kernel {bundle.kernel.version}")
+    context.console.say(f"{bundle.image.reference}: {', '.join(pieces)} in {seconds:.1f} s")

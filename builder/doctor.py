@@ -1,0 +1,121 @@
+"""What hyperbuild needs on this machine, checked; each problem with its remedy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import HyperbuildError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hyperbuild.builder.context import Context
+
+_SPACE_WANTED = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was looked at, what was seen, and what to do if that is not fine."""
+
+    subject: str
+    is_fine: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine(context: Context) -> list[Finding]:
+    """Run all checks; none of them changes anything."""
+    checks: list[Callable[[Context], Finding]] = [
+        _qemu,
+        _acceleration,
+        _musl,
+        _kernel,
+        _store,
+        _space,
+    ]
+    return [check(context) for check in checks]
+
+
+def render(findings: list[Finding], *, color: bool) -> str:
+    """Show findings one a line, the remedy under each problem."""
+    lines = []
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark, code = ("ok", 32) if finding.is_fine else ("problem", 31)
+        mark = f"\x1b[{code}m{mark:7}\x1b[0m" if color else f"{mark:7}"
+        lines.append(f"{mark}  {finding.subject.ljust(width)}  {printable(finding.detail)}")
+        if not finding.is_fine:
+            lines.append(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def _qemu(_: Context) -> Finding:
+    path = shutil.which("qemu-system-x86_64")
+    if path is None:
+        return Finding("hypervisor", False, "QEMU is missing", "apt install qemu-system-x86")
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    version = done.stdout.partition("\n")[0]
+    return Finding("hypervisor", done.returncode == 0, version or path, "reinstall QEMU")
+
+
+def _acceleration(context: Context) -> Finding:
+    from hyperbuild.launcher.host import choose_accelerator
+
+    try:
+        chosen = choose_accelerator(context.environment.get("HYPERBUILD_ACCEL", "auto"))
+    except HyperbuildError as error:
+        return Finding("acceleration", False, str(error), "unset HYPERBUILD_ACCEL")
+    detail = {"kvm": "KVM", "tcg": "TCG: virtual machines are emulated and slower than under KVM"}
+    return Finding("acceleration", True, detail[chosen])
+
+
+def _musl(_: Context) -> Finding:
+    path = shutil.which("musl-gcc")
+    return Finding(
+        "initramfs", path is not None, path or "musl-gcc is missing", "apt install musl-tools"
+    )
+
+
+def _kernel(context: Context) -> Finding:
+    from hyperbuild.kernel.build import find_kernel
+    from hyperbuild.kernel.source import find_source
+
+    try:
+        kernel = find_kernel(
+            context.cache, find_source(context.cache, None, None, progress=context.console)
+        )
+    except HyperbuildError as error:
+        return Finding("kernel", False, str(error), "then: hyperbuild kernel build")
+    if kernel is None:
+        return Finding("kernel", False, "no HyperKernel is built yet", "hyperbuild kernel build")
+    return Finding("kernel", True, f"{kernel.version} at {kernel.path}")
+
+
+def _store(context: Context) -> Finding:
+    from os import W_OK, access
+
+    place = _existing(context.data)
+    return Finding(
+        "store",
+        access(place, W_OK),
+        str(context.data),
+        f"make {place} writable or set XDG_DATA_HOME",
+    )
+
+
+def _space(context: Context) -> Finding:
+    free = shutil.disk_usage(_existing(context.data)).free
+    return Finding(
+        "disk", free >= _SPACE_WANTED, f"{free >> 30} GiB free", "free some space for images"
+    )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,64 @@
+"""The kernel and the initramfs that bundles are joined with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.files import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hyperbuild.builder.context import Context
+    from hyperbuild.initramfs.build import Initramfs
+    from hyperbuild.kernel.build import Kernel
+
+
+def make_kernel(
+    context: Context,
+    *,
+    source: str | None = None,
+    sha256: str | None = None,
+    jobs: int | None = None,
+) -> Kernel:
+    """Return the HyperKernel of source from the cache, built first if it is not there."""
+    from hyperbuild.kernel.build import build_kernel, find_kernel
+    from hyperbuild.kernel.source import find_source
+
+    found = find_source(context.cache, source, sha256, progress=context.console)
+    kernel = find_kernel(context.cache, found)
+    if kernel is None:
+        context.console.say(
+            f"building the HyperKernel {found.version} once; this takes some minutes"
+        )
+        kernel = build_kernel(
+            context.cache, found, jobs=jobs or os.cpu_count() or 1, progress=context.console
+        )
+    return kernel
+
+
+def custom_kernel(path: Path) -> Kernel:
+    """Describe the kernel file path; ContentError if it cannot be booted directly."""
+    from hyperbuild.kernel.build import Kernel
+    from hyperbuild.kernel.elf import read_kernel
+
+    with os.fdopen(open_regular(path), "rb") as file:
+        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    image = read_kernel(path)
+    return Kernel(
+        path=path,
+        version=image.version,
+        digest=digest,
+        size=path.stat().st_size,
+        config_digest=digest,
+        key="",
+    )
+
+
+def make_initramfs(context: Context) -> Initramfs:
+    """Return the initramfs from the cache, built first if it is not there."""
+    from hyperbuild.initramfs.build import build_initramfs
+
+    return build_initramfs(context.cache, progress=context.console)
