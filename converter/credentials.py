@@ -106,11 +106,10 @@ def _keys(registry: str, repository: str) -> list[str]:
 
 
 def _normal(key: str) -> str:
-    if key in _HUB_KEYS:
-        return DOCKER_HUB
     bare = re.sub(r"^https?://", "", key).rstrip("/")
     # Old files give the address of an API.
-    return re.sub(r"/v[12]$", "", bare)
+    bare = re.sub(r"/v[12]$", "", bare)
+    return DOCKER_HUB if bare in _HUB_KEYS else bare
 
 
 def _inline(entry: Mapping[str, Any], place: Path, key: str) -> Credential | None:

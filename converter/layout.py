@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _typeshed import WriteableBuffer
+
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
 

@@ -61,6 +61,11 @@ def check_digest(text: object, where: str) -> str:
     return text
 
 
+def is_digest(text: str) -> bool:
+    """Tell whether text is a sha256 or sha512 digest."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def hasher(digest: str) -> hashlib._Hash:
     """Return a fresh hash object of digest's algorithm."""
     return hashlib.new(digest.partition(":")[0], usedforsecurity=True)

@@ -37,6 +37,7 @@ class Partial:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self._told = 0
 
     def receive(
         self,
@@ -58,7 +59,8 @@ class Partial:
                 if not kept:
                     raise
                 os.ftruncate(self.fd, 0)
-                task.advance(-min(kept, descriptor.size))
+                task.advance(-self._told)
+                self._told = 0
                 self._complete(descriptor, fetch, task, cancelled)
         except VerificationError:
             self.discard()
@@ -91,7 +93,7 @@ class Partial:
         while piece := os.read(self.fd, _REHASH_BYTES):
             digest.update(piece)
             position += len(piece)
-            task.advance(len(piece))
+            self._tell(task, len(piece))
         for piece in fetch(position) if position < descriptor.size else ():
             if cancelled():
                 raise CancelledError("cancelled")
@@ -100,8 +102,12 @@ class Partial:
                 break
             digest.update(piece)
             self._append(piece)
-            task.advance(len(piece))
+            self._tell(task, len(piece))
         check(descriptor, position, digest.hexdigest())
+
+    def _tell(self, task: Task, amount: int) -> None:
+        self._told += amount
+        task.advance(amount)
 
     def _append(self, piece: bytes) -> None:
         try:

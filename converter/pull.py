@@ -9,15 +9,13 @@ import queue
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.errors import ContentError, HyperbuildError
 from hyperbuild.converter.partial import CancelledError
-from hyperbuild.converter.registry import Endpoint, Registry, endpoints
 from hyperbuild.converter.resolve import SourceImage, resolve, verified
-from hyperbuild.converter.transfer import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
+    from hyperbuild.converter.registry import Endpoint, Registry
     from hyperbuild.converter.settings import RegistrySettings
     from hyperbuild.converter.store import Store
 
@@ -40,20 +39,20 @@ class RegistrySource:
     def __init__(self, reference: Reference, store: Store, settings: RegistrySettings) -> None:
         self._reference = reference
         self._store = store
-        self._patience = Patience(settings)
-        self._endpoints = endpoints(reference.registry, reference.repository, self._patience)
+        self._settings = settings
+        self._stop = threading.Event()
         self._workers = _Workers(settings.connections)
         self._futures: dict[str, Future[Path]] = {}
         self._local = threading.local()
         self._clients: list[Registry] = []
         self._lock = threading.Lock()
 
-    def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:  # noqa: ARG002
+    def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:
         """Return the image for platform; its manifest and config are in the store from now on."""
-        root, content = self._root()
+        root, content = self._root(progress)
 
         def read(descriptor: oci.Descriptor) -> bytes:
-            return content if descriptor is root else self._document(descriptor)
+            return content if descriptor is root else self._document(descriptor, progress)
 
         image = resolve(self._reference, [root], platform, read)
         self._store.put(image.manifest.raw, image.manifest.media_type)
@@ -75,19 +74,19 @@ class RegistrySource:
 
     def close(self) -> None:
         """Give up downloads (the next run goes on where they were) and close connections."""
-        self._patience.stop.set()
+        self._stop.set()
         self._workers.close()
         for client in self._clients:
             client.close()
 
-    def _root(self) -> tuple[oci.Descriptor, bytes]:
+    def _root(self, progress: Progress) -> tuple[oci.Descriptor, bytes]:
         reference = self._reference
         if reference.digest:
             known = self._known(reference.digest)
             if known:
                 return known
         content, media_type = self._anywhere(
-            lambda client: client.manifest(reference.digest or reference.tag)
+            lambda client: client.manifest(reference.digest or reference.tag), progress
         )
         return _describe(content, media_type, reference), content
 
@@ -100,15 +99,19 @@ class RegistrySource:
         content = self._store.read(oci.Descriptor("", digest, size))
         return (_describe(content, "", self._reference), content) if content else None
 
-    def _document(self, descriptor: oci.Descriptor) -> bytes:
+    def _document(self, descriptor: oci.Descriptor, progress: Progress) -> bytes:
         content = self._store.read(descriptor)
         if content is not None:
             return content
-        if descriptor.media_type in oci.INDEX_TYPES | oci.MANIFEST_TYPES:
-            content, _ = self._anywhere(lambda client: client.manifest(descriptor.digest))
-        else:
-            content = self._anywhere(lambda client: b"".join(_bounded(client, descriptor)))
-        verified(descriptor, content, str(self._reference))
+
+        def fetch(client: Registry) -> bytes:
+            if descriptor.media_type in oci.INDEX_TYPES | oci.MANIFEST_TYPES:
+                found, _ = client.manifest(descriptor.digest)
+            else:
+                found = b"".join(_bounded(client, descriptor))
+            return verified(descriptor, found, client.endpoint.name)
+
+        content = self._anywhere(fetch, progress)
         self._store.put(content, descriptor.media_type)
         return content
 
@@ -122,24 +125,35 @@ class RegistrySource:
                     layer,
                     lambda offset: client.blob(layer, offset),
                     task,
-                    self._patience.stop.is_set,
+                    self._stop.is_set,
                 )
 
-            return self._anywhere(ingest)
+            return self._anywhere(ingest, progress)
 
-    def _anywhere(self, action: Callable[[Registry], Result]) -> Result:
+    def _anywhere(self, action: Callable[[Registry], Result], progress: Progress) -> Result:
         """Return what action gives at the first place where it succeeds; mirrors may fail."""
-        *mirrors, origin = self._endpoints
+        *mirrors, origin = self._places
         for mirror in mirrors:
             try:
                 return action(self._client(mirror))
             except CancelledError:
                 raise
-            except HyperbuildError:
-                continue
+            except HyperbuildError as error:
+                progress.say(f"mirror {error}")
         return action(self._client(origin))
 
+    @cached_property
+    def _places(self) -> list[Endpoint]:
+        # oras takes a fifth of a second to import: not spent on what the store has already.
+        from hyperbuild.converter.registry import endpoints
+        from hyperbuild.converter.transfer import Patience
+
+        patience = Patience(self._settings, self._stop)
+        return endpoints(self._reference.registry, self._reference.repository, patience)
+
     def _client(self, endpoint: Endpoint) -> Registry:
+        from hyperbuild.converter.registry import Registry
+
         clients: dict[str, Registry] = self._local.__dict__
         client = clients.get(endpoint.base)
         if client is None:

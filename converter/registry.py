@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import oras.provider
 import requests
+
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import (
     AccessError,
@@ -30,6 +31,7 @@ from hyperbuild.converter.tokens import Tokens
 from hyperbuild.converter.transfer import (
     FAILURES,
     Patience,
+    UntrustedError,
     explain,
     is_loopback,
     send,
@@ -98,7 +100,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         super().__init__(hostname=endpoint.base, tls_verify=not endpoint.insecure)
         self.endpoint = endpoint
         self.verify = not endpoint.insecure
-        set_up(self.session, endpoint.patience.settings.host(endpoint.registry).ca)
+        ca = endpoint.patience.settings.host(endpoint.registry).ca
+        set_up(self.session, ca, verify=self.verify)
         with endpoint.lock:
             endpoint.scheme = endpoint.scheme or self._find_scheme()
         self.prefix = endpoint.scheme
@@ -122,7 +125,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             declared = response.headers.get("Docker-Content-Digest", "")
         digest = reference if ":" in reference else declared
-        if digest.startswith("sha256:") and not oci.matches(digest, content):
+        if oci.is_digest(digest) and not oci.matches(digest, content):
             raise VerificationError(
                 f"{self.endpoint.name}: manifest {reference} has other bytes than its digest "
                 f"{printable(digest)} says; push the image again"
@@ -137,7 +140,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         position, tries = offset, 0
         patience = self.endpoint.patience
         while True:
-            with self._open_blob(descriptor, position) as response:
+            with self._resume_blob(descriptor, position) as response:
                 surplus = _surplus(response, position)
                 try:
                     while piece := response.raw.read(_PIECE, decode_content=False):
@@ -210,18 +213,25 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
     def _find_scheme(self) -> str:
         if not (self.endpoint.insecure or is_loopback(self.endpoint.base)):
             return "https"
-        request = requests.Request("GET", f"https://{self.endpoint.base}/v2/")
-        once = Patience(self.endpoint.patience.settings, self.endpoint.patience.stop, attempts=1)
+        url = f"https://{self.endpoint.base}/v2/"
+        seconds = self.endpoint.patience.settings.connect_timeout
         try:
-            send(self.session, request, once, self.verify).close()
-        except AccessError as error:
-            if "not trusted" in str(error):
-                raise
-            return "http"
-        except UnavailableError:
-            # Whatever is wrong will show, and be explained, with the first real request.
+            self.session.head(url, verify=self.verify, timeout=seconds, allow_redirects=False)
+        except FAILURES as error:
+            explained = explain(error, self.endpoint.base)
+            if isinstance(explained, UntrustedError):
+                raise explained from error
+            # Whatever else is wrong will show, and be explained, with the first real request.
             return "http"
         return "https"
+
+    def _resume_blob(self, descriptor: oci.Descriptor, position: int) -> requests.Response:
+        try:
+            return self._open_blob(descriptor, position)
+        except UnavailableError as error:
+            if position:
+                raise self._cut(error, descriptor, position) from error
+            raise
 
     def _open_blob(self, descriptor: oci.Descriptor, offset: int) -> requests.Response:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -313,8 +323,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         self, error: BaseException, descriptor: oci.Descriptor, position: int
     ) -> HyperbuildError:
         return UnavailableError(
-            f"{explain(error, self.endpoint.base)}; blob {descriptor.digest} was cut at {position} "
-            f"of {descriptor.size} bytes, the next run goes on there"
+            f"{explain(error, self.endpoint.base)}; {position} of the {descriptor.size} bytes of "
+            f"blob {descriptor.digest} are kept, the next run goes on there"
         )
 
 

@@ -39,7 +39,7 @@ class RegistrySettings:
 
     ``credential_files`` are read in this order, the first that knows the registry wins; ``proxies``
     maps "http", "https" and "no" to what the variables of that name hold; times are in seconds,
-    ``patience`` the longest pause that a registry may ask for.
+    ``patience`` the longest pause that a registry may ask for; ``attempts`` are per request.
     """
 
     credential_files: tuple[Path, ...] = ()
@@ -77,6 +77,14 @@ def credential_files(
     if runtime := environment.get("XDG_RUNTIME_DIR"):
         places.insert(0, Path(runtime) / "containers/auth.json")
     return tuple(places)
+
+
+def docker_socket(environment: Mapping[str, str]) -> Path:
+    """Return the Docker engine's socket as DOCKER_HOST says; an engine elsewhere is refused."""
+    scheme, _, path = environment.get("DOCKER_HOST", "unix:///run/docker.sock").partition("://")
+    if scheme != "unix" or not path:
+        raise InputError("DOCKER_HOST is not unix://PATH; use docker save and docker-archive:")
+    return Path(path)
 
 
 def read_hosts(path: Path) -> dict[str, Host]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
+from oras.auth.utils import parse_auth_header
+
 from hyperbuild.converter.credentials import Credential, find_credential
 from hyperbuild.converter.errors import AccessError
 from hyperbuild.converter.transfer import FAILURES, Patience, explain, send
-from oras.auth.utils import parse_auth_header
 
 _TOKEN_LIMIT = 1 << 20
 _SCHEME = re.compile(r"(?:^|,)\s*(Basic|Bearer)\b", re.IGNORECASE)
@@ -36,8 +37,9 @@ class Challenge:
         """Read WWW-Authenticate; of several challenges bearer is taken before basic."""
         starts = list(_SCHEME.finditer(header))
         found = {}
-        for start, after in zip(starts, [*starts[1:], None], strict=True):
-            fields = parse_auth_header(header[start.end() : after.start() if after else None])
+        ends = [*(start.start() for start in starts[1:]), len(header)]
+        for start, end in zip(starts, ends, strict=False):
+            fields = parse_auth_header(header[start.end() : end])
             found[start[1].lower()] = cls(
                 start[1].lower(), fields.realm or "", fields.service or "", fields.scope or ""
             )

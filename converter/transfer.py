@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 import urllib3.exceptions
+
 from hyperbuild.converter.errors import AccessError, HyperbuildError, UnavailableError
 from hyperbuild.converter.partial import CancelledError
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.converter.settings import RegistrySettings
+
+
+class UntrustedError(AccessError):
+    """The other side speaks TLS with a certificate that nobody we trust has signed."""
+
 
 #: Statuses that a later try may not meet again.
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -41,10 +47,6 @@ class Patience:
 
     settings: RegistrySettings
     stop: threading.Event = field(default_factory=threading.Event)
-    attempts: int = 0
-
-    def __post_init__(self) -> None:
-        self.attempts = self.attempts or self.settings.attempts
 
     def pause(self, tries: int, wanted: float | None = None) -> None:
         """Wait before the next try: wanted seconds, else the longer the more tries there were."""
@@ -54,19 +56,25 @@ class Patience:
             raise CancelledError("cancelled")
 
 
-def set_up(session: requests.Session, ca: Path | None) -> None:
-    """Set session up: nothing from the environment, the system's certificates and ca trusted."""
+def set_up(session: requests.Session, ca: Path | None, *, verify: bool) -> None:
+    """Set session up: nothing from the environment; certificates checked if verify.
+
+    Trusted are the system's authorities and those in ca. AccessError if ca holds none.
+    """
     session.trust_env = False
     session.headers["User-Agent"] = "hyperbuild"
     # Any other coding would change the bytes whose digest is declared.
     session.headers["Accept-Encoding"] = "identity"
-    session.mount("https://", _Adapter(ca))
+    session.mount("https://", _Adapter(ca, verify=verify))
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    def __init__(self, ca: Path | None) -> None:
+    def __init__(self, ca: Path | None, *, verify: bool) -> None:
         self._context = ssl.create_default_context()
-        if ca:
+        if not verify:
+            self._context.check_hostname = False
+            self._context.verify_mode = ssl.CERT_NONE
+        elif ca:
             try:
                 self._context.load_verify_locations(cafile=ca)
             except (OSError, ssl.SSLError) as error:
@@ -101,7 +109,7 @@ def send(
                 proxies=_proxies(settings, request.url),
             )
         except FAILURES as error:
-            if tries >= _tries_for(error, patience.attempts):
+            if tries >= _tries_for(error, settings.attempts):
                 raise explain(error, host) from error
             patience.pause(tries)
             continue
@@ -109,7 +117,7 @@ def send(
             return response
         wanted = _retry_after(response)
         response.close()
-        if tries >= patience.attempts or (wanted or 0) > settings.patience:
+        if tries >= settings.attempts or (wanted or 0) > settings.patience:
             raise UnavailableError(_gave_up(host, response.status_code, tries, wanted))
         patience.pause(tries, wanted)
 
@@ -198,7 +206,7 @@ def explain(error: BaseException, host: str) -> HyperbuildError:
     if isinstance(error, HyperbuildError):
         return error
     if _is(error, ssl.SSLCertVerificationError):
-        return AccessError(
+        return UntrustedError(
             f"{host}: its TLS certificate is not trusted; name its CA in the file of registries "
             "(ca = ...), or set insecure = true there"
         )
