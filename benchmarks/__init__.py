@@ -1,0 +1,1 @@
+"""Measurements against the usual tools; each prints a table and says how it measured."""

@@ -1,0 +1,144 @@
+"""What booting costs: nginx from exec of `hyperbuild boot` to its first page, and kernels alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+from benchmarks.kernels import (
+    PROBE_SOURCE,
+    first_process,
+    instructions,
+    make_cloud_kernel,
+    make_probe,
+)
+from benchmarks.measure import alternate, machine, table
+from tests.support.images import image
+from tests.support.registry import free_port
+from tests.support.workshop import content_key, default_cache, made
+
+HYPERBUILD = Path(sys.executable).parent / "hyperbuild"
+EVENTS = ("init", "exec")
+METHOD = """
+Wall times are medians of {rounds} runs by TCG, the page cache warm, contenders taking turns.
+nginx: `hyperbuild boot` of a bundle in the store, from its exec to the moments its own timeline
+names, and to the first answer with status 200 (asked for every 2 ms).
+Kernels alone: QEMU microvm, 256 MB, one CPU, the same command line and the same initramfs, whose
+/init says that it runs. Debian's kernel has EROFS, pmem and virtio as modules, so it gets no
+further with an initramfs that has none. Instructions: one run by `-icount shift=0,sleep=off`, the
+guest's time stamp in its first process, idle time included; it repeats on a noisy machine.
+Machine: {machine}.
+"""
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    os.environ["HYPERBUILD_ACCEL"] = "tcg"
+    print("\n## boot\n\n" + measure_nginx(rounds))
+    print(measure_kernels(rounds))
+    print(METHOD.strip().format(rounds=rounds, machine=machine()))
+
+
+def measure_nginx(rounds: int) -> str:
+    """Return the table of the nginx image's boot."""
+    with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
+        os.environ["XDG_DATA_HOME"] = work
+        argv = [HYPERBUILD, "convert", f"oci:{image('nginx')}:latest"]
+        bundle = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[
+            -1
+        ]
+        boot_once(bundle)
+        (runs,) = alternate(rounds, partial(boot_once, bundle))
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    rows = [[title, f"{medians[name] * 1000:.0f}"] for name, title in _TITLES.items()]
+    return table(("from exec of `hyperbuild boot` to", "ms"), rows)
+
+
+_TITLES = {
+    "init": "hyperstart's first instruction",
+    "exec": "the application's exec",
+    "page": "the first HTTP 200",
+}
+
+
+def boot_once(bundle: str) -> dict[str, float]:
+    """Boot bundle, fetch its page, stop it; return the seconds to each event and to the page."""
+    port = free_port()
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.monotonic()
+        argv = [HYPERBUILD, "boot", "-p", f"{port}:80", "--timeout", "120", bundle]
+        vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            _wait_for_page(port, vm)
+            page = time.monotonic() - start
+        finally:
+            vm.terminate()
+            vm.wait()
+        said.seek(0)
+        return {**timeline(said.read()), "page": page}
+
+
+def timeline(text: str) -> dict[str, float]:
+    """Return the seconds of each of EVENTS from the timeline that `hyperbuild boot` prints."""
+    found = {
+        name: re.search(rf"^\W*([\d.]+) ms\s+{name}\b|\b{name}\W+([\d.]+) ms", text, re.MULTILINE)
+        for name in EVENTS
+    }
+    if not all(found.values()):
+        raise RuntimeError(f"no timeline with {EVENTS} in what boot said:\n{text}")
+    return {name: float(match[1] or match[2]) / 1000 for name, match in found.items() if match}
+
+
+def measure_kernels(rounds: int) -> str:
+    """Return the table of the HyperKernel and Debian's cloud kernel."""
+    cache = default_cache()
+    made_by = content_key(Path(__file__).with_name("kernels.py"), PROBE_SOURCE)
+    probe = made(cache, f"probe-{made_by}", make_probe)
+    cloud = made(cache, f"cloud-kernel-{made_by}", make_cloud_kernel)
+    argv = [HYPERBUILD, "kernel", "build"]
+    built = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+    kernels = {"HyperKernel": Path(built.split()[-1]), "Debian's cloud kernel": cloud}
+    return table(
+        ("kernel", "file MB", "ms to first process", "M instructions"),
+        _rows(kernels, probe, rounds),
+    )
+
+
+def _rows(kernels: dict[str, Path], probe: Path, rounds: int) -> list[list[str]]:
+    times = alternate(rounds, *(partial(first_process, path, probe) for path in kernels.values()))
+    return [
+        [
+            name,
+            f"{path.stat().st_size / 1e6:.1f}",
+            f"{statistics.median(found) * 1000:.0f}",
+            f"{instructions(path, probe) / 1e6:.1f}",
+        ]
+        for (name, path), found in zip(kernels.items(), times, strict=True)
+    ]
+
+
+def _wait_for_page(port: int, vm: subprocess.Popen[bytes]) -> None:
+    while vm.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.002)
+    raise RuntimeError(f"boot ended with status {vm.returncode} before the page came")
+
+
+if __name__ == "__main__":
+    main()
