@@ -1,0 +1,203 @@
+"""The HyperKernel: built once for each source, configuration and compiler, then kept.
+
+    CACHE/kernel/<key>/vmlinux        stripped, booted directly
+    CACHE/kernel/<key>/config         its .config
+    CACHE/kernel/<key>/kernel.json    what it is and what it was made of
+    CACHE/kernel/logs/<key>.log       the output of a build that failed
+
+The build happens in a temporary directory beside them and is renamed into place when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import ToolError
+from hyperbuild.converter.files import TEMPORARY_PREFIX, fsync_directory, locked, sweep
+from hyperbuild.kernel.elf import read_kernel
+from hyperbuild.kernel.kconfig import configure, load_profile, render
+from hyperbuild.kernel.source import SKIPPED, unpack
+from hyperbuild.kernel.toolchain import Make, check_tools, toolchain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.kernel.kconfig import Fragment
+    from hyperbuild.kernel.source import KernelSource
+
+#: Part of every key: raised when the steps below change what they make.
+_RECIPE = 1
+
+_COMPILED = ("  CC ", "  AS ", "  HOSTCC ")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel in the cache: ``path`` is its vmlinux, ``size`` bytes; digests are ``sha256:…``."""
+
+    path: Path
+    version: str
+    digest: str
+    size: int
+    config_digest: str
+    key: str
+
+    @property
+    def config(self) -> Path:
+        """The .config it was built with."""
+        return self.path.with_name("config")
+
+
+def build_kernel(
+    cache: Path,
+    source: KernelSource,
+    *,
+    profile: str = "default",
+    jobs: int,
+    progress: Progress,
+) -> Kernel:
+    """Return the kernel of source and profile, built with jobs compilers if cache lacks it.
+
+    Two builds of the same kernel at once do the work once. Raises as ``configure`` and the
+    source do, and ToolError when a tool is missing or fails; then nothing is published.
+    """
+    room = cache / "kernel"
+    fragments = load_profile(profile)
+    key = _key(source, fragments)
+    if kernel := _load(room / key):
+        return kernel
+    with locked(room / f".lock-{key}"):
+        if kernel := _load(room / key):
+            return kernel
+        check_tools()
+        with _scratch(room) as scratch:
+            unpack(source, _made(scratch / "tree"), cache, progress)
+            log = _made(room / "logs") / f"{key}.log"
+            log.unlink(missing_ok=True)
+            make = Make(scratch / "tree", log, _made(scratch / "tmp"))
+            config = _compile(scratch / "tree", fragments, make, jobs, progress)
+            _describe(_made(scratch / "out"), scratch / "tree", config, source)
+            _publish(scratch / "out", room / key)
+            log.unlink()
+        kernel = _load(room / key)
+        if kernel is None:
+            raise ToolError(f"the kernel in {room / key} vanished while it was built; build again")
+        return kernel
+
+
+def find_kernel(cache: Path, source: KernelSource, profile: str = "default") -> Kernel | None:
+    """Return the kernel that ``build_kernel`` would return without building, or None."""
+    room = cache / "kernel"
+    return _load(room / _key(source, load_profile(profile)))
+
+
+def cached_kernels(cache: Path) -> list[Kernel]:
+    """Return the kernels in cache, by version and key."""
+    found = (_load(note.parent) for note in (cache / "kernel").glob("*/kernel.json"))
+    return sorted((kernel for kernel in found if kernel), key=lambda it: (it.version, it.key))
+
+
+def _key(source: KernelSource, fragments: Sequence[Fragment]) -> str:
+    made_of = [_RECIPE, SKIPPED, source.digest, render(fragments), toolchain()]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def _load(directory: Path) -> Kernel | None:
+    """Return the kernel in directory; None when there is none or its size is not as noted."""
+    path = directory / "vmlinux"
+    try:
+        note = json.loads((directory / "kernel.json").read_bytes())
+        kernel = Kernel(
+            path,
+            str(note["version"]),
+            str(note["digest"]),
+            int(note["size"]),
+            str(note["config_digest"]),
+            directory.name,
+        )
+        return kernel if path.stat().st_size == kernel.size else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _scratch(room: Path) -> Iterator[Path]:
+    """Give a directory of our own in room, locked while it lives; sweep those of killed builds."""
+    room.mkdir(parents=True, exist_ok=True)
+    path = room / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    # One at a time: a directory is not yet locked at the moment it is made.
+    with locked(room / ".lock"):
+        sweep(room)
+        path.mkdir()
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def _compile(
+    tree: Path, fragments: Sequence[Fragment], make: Make, jobs: int, progress: Progress
+) -> str:
+    """Configure and build tree/vmlinux, stripped; return the .config."""
+    # A directory that was built in brings objects of other options along.
+    if (tree / ".config").exists():
+        make.run("mrproper")
+    configured = configure(tree, fragments, make)
+    for name in configured.unknown:
+        progress.warn(f"this kernel has no option {name}; nothing to turn off")
+    with progress.task("compiling the kernel", unit="object") as task:
+        make.run(
+            f"-j{jobs}",
+            "vmlinux",
+            on_line=lambda line: task.advance(1) if line.startswith(_COMPILED) else None,
+        )
+    make.tool("strip", "--strip-all", "vmlinux")
+    return configured.text
+
+
+def _describe(out: Path, tree: Path, config: str, source: KernelSource) -> None:
+    """Fill out with vmlinux, config and kernel.json."""
+    shutil.move(tree / "vmlinux", out / "vmlinux")
+    (out / "config").write_text(config, encoding="ascii")
+    with (out / "vmlinux").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    image = read_kernel(out / "vmlinux")
+    note = {
+        "version": image.version,
+        "digest": f"sha256:{digest}",
+        "size": image.size,
+        "config_digest": f"sha256:{hashlib.sha256(config.encode()).hexdigest()}",
+        "source": source.digest,
+        "toolchain": toolchain(),
+    }
+    (out / "kernel.json").write_text(json.dumps(note, indent=2) + "\n", encoding="ascii")
+
+
+def _publish(out: Path, target: Path) -> None:
+    """Give the directory out its name, durably; a damaged one in its place goes."""
+    for path in out.iterdir():
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_directory(out)
+    shutil.rmtree(target, ignore_errors=True)
+    out.rename(target)
+    fsync_directory(target.parent)
