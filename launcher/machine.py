@@ -1,0 +1,244 @@
+"""What a VM is made of, in no hypervisor's words: the user's options and the Machine they give."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hyperbuild.launcher.bundle import Bundle, RootfsInfo
+    from hyperbuild.launcher.located import BundleFiles
+
+#: Names of the virtio-serial ports that hyperstart opens (docs/hyperstart.md).
+CONTROL_PORT = "sh.hyper.channel.0"
+STREAM_PORT = "sh.hyper.channel.1"
+
+#: A pmem device starts and ends on the CPU's large pages, or the guest kernel drops DAX.
+DAX_ALIGNMENT = 2 << 20
+
+_SMALLEST_MEMORY = 32
+_LARGEST_MEMORY = 512 << 10
+_LARGEST_CPUS = 64
+
+
+#: The address that docker's -p binds when none is named.
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104
+
+
+class Accel(StrEnum):
+    """How guest instructions run: by KVM, emulated (TCG), or the better of what the host has."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """A port of the host that leads to one of the guest; protocol is "tcp" or "udp"."""
+
+    host_port: int
+    guest_port: int
+    protocol: str = "tcp"
+    host_ip: str = ANY_ADDRESS
+
+    def __str__(self) -> str:
+        return f"{self.host_ip}:{self.host_port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """What the user may choose about one VM.
+
+    memory is in MiB, timeout and grace in seconds. args replace the image's Cmd (none: keep it),
+    env holds what ``parse_env`` returns. An empty hostname gets a random one. Without network the
+    guest has its loopback alone. dax maps the root file system as persistent memory where its
+    size allows; require_dax makes anything less an error.
+    """
+
+    memory: int = 256
+    cpus: int = 1
+    ports: tuple[PortForward, ...] = ()
+    env: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    hostname: str = ""
+    tty: bool = False
+    network: bool = True
+    dax: bool = True
+    require_dax: bool = False
+    accel: Accel = Accel.AUTO
+    timeout: float | None = None
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file the guest sees as a device: pmem (mapped, DAX) or a block device; size in bytes."""
+
+    path: Path
+    size: int
+    pmem: bool
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network interface with static addresses; the network behind it is the hypervisor's own."""
+
+    forwards: tuple[PortForward, ...] = ()
+    network: str = "10.0.2.0/24"
+    address: str = "10.0.2.15"
+    gateway: str = "10.0.2.2"
+    nameserver: str = "10.0.2.3"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What any hypervisor must provide: memory in MiB, disks in the guest's order, and so on.
+
+    ``command_line`` holds the kernel words that no hypervisor's layout decides; a driver adds its
+    own. The two ports of ``CONTROL_PORT`` and ``STREAM_PORT`` and a serial console go without
+    saying.
+    """
+
+    kernel: Path
+    initrd: Path
+    command_line: tuple[str, ...]
+    memory: int
+    cpus: int
+    accel: Accel
+    disks: tuple[Disk, ...]
+    nic: Nic | None
+
+
+def build_machine(
+    files: BundleFiles,
+    options: MachineOptions,
+    *,
+    initrd: Path,
+    accel: Accel,
+    tsc_khz: int | None,
+) -> Machine:
+    """Join a bundle and options into a Machine that boots initrd (template and spec segment).
+
+    accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known.
+    InputError: the bundle has no kernel, or options ask for what it can't give.
+    """
+    if files.kernel is None:
+        raise InputError(
+            f"{files.rootfs.parent} was made with --no-kernel and can't be booted; "
+            "convert the image again without it"
+        )
+    check_options(options)
+    return Machine(
+        kernel=files.kernel,
+        initrd=initrd,
+        command_line=kernel_words(files.bundle, accel, options.cpus, tsc_khz),
+        memory=options.memory,
+        cpus=options.cpus,
+        accel=accel,
+        disks=(root_disk(files.rootfs, files.bundle.rootfs, options),),
+        nic=Nic(options.ports) if options.network else None,
+    )
+
+
+def root_disk(path: Path, rootfs: RootfsInfo, options: MachineOptions) -> Disk:
+    """Return the disk for the root file system: pmem if wanted and possible."""
+    aligned = rootfs.size > 0 and rootfs.size % DAX_ALIGNMENT == 0
+    if options.require_dax and not (options.dax and aligned):
+        raise InputError(
+            f"{path} can't be mapped for DAX: its size is no multiple of 2 MiB; convert it again"
+            if options.dax
+            else "--require-dax contradicts the choice of a block device; drop one of the two"
+        )
+    return Disk(path, rootfs.size, pmem=options.dax and aligned)
+
+
+def kernel_words(bundle: Bundle, accel: Accel, cpus: int, tsc_khz: int | None) -> tuple[str, ...]:
+    """Return the kernel command line as far as it doesn't depend on the hypervisor.
+
+    Under emulation each word saves the guest a measurement or a pass over its own code.
+    """
+    words = [
+        "console=ttyS0",
+        "quiet",
+        "loglevel=1",
+        "panic=-1",
+        "reboot=t",
+        "rdinit=/init",
+    ]
+    if accel is Accel.TCG:
+        words += ["no_timer_check", "tsc=reliable", "noreplace-smp"]
+        words += ["nolapic_timer"] if cpus == 1 else []
+        words += [f"tsc_early_khz={tsc_khz}"] if tsc_khz else []
+    return (*words, *bundle.command_line)
+
+
+def check_options(options: MachineOptions) -> None:
+    """Raise InputError for options that no machine can have."""
+    if not _SMALLEST_MEMORY <= options.memory <= _LARGEST_MEMORY:
+        raise InputError(
+            f"memory of {options.memory} MiB: give {_SMALLEST_MEMORY}M to {_LARGEST_MEMORY >> 10}G"
+        )
+    if not 1 <= options.cpus <= _LARGEST_CPUS:
+        raise InputError(f"{options.cpus} CPUs: give 1 to {_LARGEST_CPUS}")
+    if options.ports and not options.network:
+        raise InputError("-p needs a network; drop it or --network none")
+    if options.hostname and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", options.hostname):
+        raise InputError(
+            f"host name {options.hostname!r} is not one; use up to 64 letters, digits, '-' and '.'"
+        )
+    seen: set[tuple[int, str]] = set()
+    for port in options.ports:
+        if (port.host_port, port.protocol) in seen:
+            raise InputError(f"host port {port} is given twice; give each once")
+        seen.add((port.host_port, port.protocol))
+
+
+_PORT = re.compile(
+    r"(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}):)?(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<kind>tcp|udp))?",
+    re.ASCII,
+)
+
+
+def parse_port(text: str) -> PortForward:
+    """Read ``[IP:]HOST:GUEST[/tcp|udp]`` (IP is of version 4); InputError otherwise."""
+    match = _PORT.fullmatch(text)
+    if match is None:
+        raise InputError(f"port {text!r} is not [IP:]HOST:GUEST[/udp]; say 8080:80, for one")
+    host_port, guest_port = int(match["host"]), int(match["guest"])
+    ip = match["ip"] or ANY_ADDRESS
+    if not (0 < host_port < 1 << 16 and 0 < guest_port < 1 << 16):
+        raise InputError(f"port {text!r}: ports go from 1 to 65535")
+    if any(int(part) > 255 for part in ip.split(".")):
+        raise InputError(f"port {text!r}: {ip} is not an IP address")
+    ip = ".".join(str(int(part)) for part in ip.split("."))
+    return PortForward(host_port, guest_port, match["kind"] or "tcp", ip)
+
+
+def parse_memory(text: str) -> int:
+    """Read ``512M`` or ``2G`` (also ``512MiB``, ``2g``) as MiB; InputError otherwise."""
+    match = re.fullmatch(r"(\d{1,9})([mg])(?:i?b)?", text, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise InputError(f"memory {text!r} is not a size; say 512M or 2G")
+    return int(match[1]) << (10 if match[2] in "gG" else 0)
+
+
+def parse_env(text: str, environ: Mapping[str, str]) -> str:
+    """Read ``NAME=value``, or ``NAME`` whose value is looked up in environ, as docker's -e.
+
+    Returns "NAME=value", or "NAME" alone if environ lacks it: then the guest shall not have it.
+    """
+    name, equals, _ = text.partition("=")
+    if not name or "\0" in text:
+        raise InputError(f"variable {printable(text)!r} is not NAME=value or NAME")
+    if equals or name not in environ:
+        return text
+    return f"{name}={environ[name]}"

@@ -1,0 +1,183 @@
+"""The QEMU driver, and the only file that knows QEMU's options, errors and memory map.
+
+Sources: qemu(1), and QEMU's hw/i386 (pc_piix.c, pc.c) for where memory devices are placed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import HyperbuildError, InputError, ToolError
+from hyperbuild.launcher.errors import BootError
+from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hyperbuild.launcher.machine import Disk, Machine, Nic
+
+BINARY = "qemu-system-x86_64"
+
+_GIB = 1 << 30
+
+#: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
+_LOW_RAM = 3 << 30
+_LOW_LIMIT = 0xE0000000
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Descriptors (stream sockets) that QEMU inherits: the serial console and the two ports."""
+
+    console: int
+    control: int
+    stream: int
+
+
+def find_qemu(search_path: str) -> str:
+    """Return QEMU's path, searched along search_path; ToolError if it isn't installed."""
+    binary = shutil.which(BINARY, path=search_path)
+    if binary is None:
+        raise ToolError(f"{BINARY} is not on the PATH; run: apt install qemu-system-x86")
+    return binary
+
+
+def qemu_argv(binary: str, machine: Machine, sockets: Sockets) -> list[str]:
+    """Return the command that boots machine at once: pc if a disk is pmem, else microvm."""
+    pmem = [disk for disk in machine.disks if disk.pmem]
+    bus = "pci" if pmem else "device"
+    argv = [
+        binary,
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-machine", _machine_type(bool(pmem))),
+        *("-accel", machine.accel),
+        *("-cpu", "host" if machine.accel is Accel.KVM else "max"),
+        *("-smp", str(machine.cpus)),
+        *("-m", _memory(machine.memory, pmem)),
+        *("-kernel", str(machine.kernel)),
+        *("-initrd", str(machine.initrd)),
+        *("-append", " ".join((*_layout_words(machine.memory, pmem), *machine.command_line))),
+        *_serial(sockets, bus),
+    ]
+    addresses = iter(pmem_addresses(machine.memory, pmem))
+    for index, disk in enumerate(machine.disks):
+        argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, bus)
+    if machine.nic:
+        argv += _network(machine.nic, bus)
+    return argv
+
+
+def pmem_addresses(memory: int, disks: Sequence[Disk]) -> list[int]:
+    """Return the guest-physical addresses of disks beside memory MiB of RAM on the pc machine.
+
+    Memory devices start at the first GiB boundary above RAM and 4 GiB. Each disk gets a boundary
+    of its own, so that the guest can add each to its memory map whatever their sizes.
+    """
+    ram = memory << 20
+    above = ram - _LOW_RAM if ram >= _LOW_LIMIT else 0
+    address = 4 * _GIB + _round_up(above)
+    addresses = []
+    for disk in disks:
+        addresses.append(address)
+        address += _round_up(disk.size)
+    return addresses
+
+
+def explain(stderr: str, machine: Machine) -> HyperbuildError | None:
+    """Return what QEMU's words on leaving early mean, None if it said nothing."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if not lines:
+        return None
+    if rule := re.search(r"Could not set up host forwarding rule '(\w+):([^']*?)-", stderr):
+        for port in machine.nic.forwards if machine.nic else ():
+            if (rule[1], rule[2]) == (port.protocol, f"{port.host_ip}:{port.host_port}"):
+                return InputError(
+                    f"host port {port} is in use; stop what listens there or choose another with -p"
+                )
+    line = lines[-1].partition(": ")[2] or lines[-1]
+    return BootError(f"QEMU could not start the VM: {line}")
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _GIB) * _GIB
+
+
+def _machine_type(pmem: bool) -> str:
+    if pmem:
+        return "pc,nvdimm=on,usb=off,vmport=off,hpet=off"
+    return "microvm,acpi=off"
+
+
+def _memory(memory: int, pmem: Sequence[Disk]) -> str:
+    if not pmem:
+        return f"{memory}M"
+    # QEMU counts room for each slot's alignment itself.
+    room = sum(_round_up(disk.size) for disk in pmem) >> 20
+    return f"{memory}M,slots={len(pmem)},maxmem={memory + room}M"
+
+
+def _layout_words(memory: int, pmem: Sequence[Disk]) -> list[str]:
+    """Tell the kernel of each pmem device: quicker than its finding them by ACPI."""
+    words = [
+        f"memmap={disk.size >> 20}M!{address:#x}"
+        for disk, address in zip(pmem, pmem_addresses(memory, pmem), strict=True)
+    ]
+    return [*words, "acpi=off"] if words else []
+
+
+def _serial(sockets: Sockets, bus: str) -> list[str]:
+    # Each port of the device costs the guest two queues: only as many as are used (0 is reserved).
+    return [
+        *("-chardev", f"socket,id=console,fd={sockets.console}"),
+        *("-serial", "chardev:console"),
+        *("-device", f"virtio-serial-{bus},id=serial,max_ports=3"),
+        *("-chardev", f"socket,id=control,fd={sockets.control}"),
+        *("-device", f"virtserialport,bus=serial.0,nr=1,chardev=control,name={CONTROL_PORT}"),
+        *("-chardev", f"socket,id=stream,fd={sockets.stream}"),
+        *("-device", f"virtserialport,bus=serial.0,nr=2,chardev=stream,name={STREAM_PORT}"),
+    ]
+
+
+def _pmem(disk: Disk, index: int, address: int) -> list[str]:
+    backend = f"memory-backend-file,id=pmem{index},size={disk.size},share=on"
+    if disk.read_only:
+        backend += ",readonly=on"
+    # A read-only backing is refused unless the device is unarmed, which says just that.
+    unarmed = ",unarmed=on" if disk.read_only else ""
+    return [
+        *("-object", f"{backend},mem-path={_escaped(disk)}"),
+        *("-device", f"nvdimm,id=nvdimm{index},memdev=pmem{index},addr={address:#x}{unarmed}"),
+    ]
+
+
+def _block(disk: Disk, index: int, bus: str) -> list[str]:
+    read_only = "on" if disk.read_only else "off"
+    return [
+        "-drive",
+        f"if=none,id=disk{index},format=raw,read-only={read_only},file={_escaped(disk)}",
+        *("-device", f"virtio-blk-{bus},drive=disk{index}"),
+    ]
+
+
+def _escaped(disk: Disk) -> str:
+    # In an option's value a comma is written twice.
+    return str(disk.path.absolute()).replace(",", ",,")
+
+
+def _network(nic: Nic, bus: str) -> list[str]:
+    netdev = (
+        f"user,id=net0,ipv6=off,net={nic.network},host={nic.gateway},dns={nic.nameserver}"
+        + "".join(
+            f",hostfwd={port.protocol}:{port.host_ip}:{port.host_port}-{nic.address}:{port.guest_port}"
+            for port in nic.forwards
+        )
+    )
+    no_rom = ",romfile=" if bus == "pci" else ""
+    return [
+        *("-netdev", netdev),
+        *("-device", f"virtio-net-{bus},netdev=net0{no_rom}"),
+    ]

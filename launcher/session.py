@@ -1,0 +1,296 @@
+"""One VM from its start to its end: a loop over its sockets, the signals and the user's streams."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import ContentError, HyperbuildError, UnavailableError
+from hyperbuild.launcher.channel import (
+    PAYLOAD_LIMIT,
+    STDOUT,
+    ControlDecoder,
+    Event,
+    Exit,
+    Failure,
+    Hello,
+    StreamDecoder,
+    encode_frame,
+    encode_stop,
+)
+from hyperbuild.launcher.console import ConsoleRing
+from hyperbuild.launcher.output import Output
+from hyperbuild.launcher.signals import ENDING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from hyperbuild.launcher.channel import Message
+    from hyperbuild.launcher.child import Child
+
+#: Exit status after a timeout, as timeout(1) has it.
+TIMEOUT_STATUS = 124
+
+#: Seconds that a guest has to power off once it said that it will.
+_POWER_OFF = 5.0
+#: Seconds beyond its grace after which a guest that was asked to stop is killed.
+_MARGIN = 2.0
+_CHUNK = 256 << 10
+_STDERR_KEPT = 16 << 10
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Our ends of the VM's sockets, and the descriptors of the user.
+
+    signals gives numbers of signals as bytes (or is None), as does ``signal_numbers``.
+    """
+
+    console: socket.socket
+    control: socket.socket
+    stream: socket.socket
+    stdout: int
+    stderr: int
+    stdin: int | None
+    signals: int | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a VM: filled as it runs.
+
+    ``verdict`` is the status that our own reason for stopping it gives (a timeout, a signal).
+    """
+
+    facts: Mapping[str, str] | None = None
+    exit: Exit | None = None
+    failure: Failure | None = None
+    verdict: int | None = None
+    error: HyperbuildError | None = None
+    console: ConsoleRing = field(default_factory=ConsoleRing)
+    stderr: bytearray = field(default_factory=bytearray)
+
+
+class Session:
+    """The loop. ``run`` returns once the hypervisor has ended and its output is written.
+
+    on_message sees each message of the guest with the time of its receipt (nanoseconds of
+    CLOCK_MONOTONIC); a HyperbuildError from it ends the VM and becomes the outcome's error.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        wiring: Wiring,
+        on_message: Callable[[Message, int], None],
+        *,
+        timeout: float | None,
+        grace: float,
+    ) -> None:
+        self.outcome = Outcome()
+        self._child = child
+        self._wiring = wiring
+        self._on_message = on_message
+        self._grace = grace
+        self._timeout_at = None if timeout is None else time.monotonic() + timeout
+        self._kill_at: float | None = None
+        self._drop_at: float | None = None
+        self._alive = False
+        self._stopping = False
+        self._stdin = wiring.stdin
+        self._control = ControlDecoder()
+        self._stream = StreamDecoder()
+        self._stdout = Output(wiring.stdout)
+        same = wiring.stderr == wiring.stdout
+        self._stderr = self._stdout if same else Output(wiring.stderr)
+        self._input = bytearray(b"" if wiring.stdin is not None else encode_frame(b""))
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        #: Descriptors of the VM that have not ended.
+        self._sources: set[int] = set()
+
+    def run(self) -> Outcome:
+        """Carry everything until the end; see the class."""
+        self._open(self._wiring.console.fileno(), self._read_console)
+        self._open(self._wiring.control.fileno(), self._read_control)
+        self._open(self._wiring.stream.fileno(), self._carry_stream)
+        self._open(self._child.stderr, self._read_stderr)
+        self._open(self._child.pidfd, self._close)
+        if self._wiring.signals is not None:
+            self._watch(self._wiring.signals, select.POLLIN, self._read_signals)
+        while self._sources or not self._written:
+            self._update_interests()
+            for fd, _ in self._poll.poll(self._wait()):
+                # An earlier handler of this round may have closed it.
+                if handler := self._handlers.get(fd):
+                    handler(fd)
+            self._check_deadlines()
+        return self.outcome
+
+    @property
+    def _written(self) -> bool:
+        return self._stdout.empty and self._stderr.empty
+
+    def _open(self, fd: int, handler: Callable[[int], None]) -> None:
+        self._sources.add(fd)
+        self._watch(fd, _READABLE, handler)
+
+    def _close(self, fd: int) -> None:
+        self._sources.discard(fd)
+        self._watch(fd, 0, self._close)
+
+    def _watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        if mask:
+            self._poll.register(fd, mask)
+            self._handlers[fd] = handler
+        elif self._handlers.pop(fd, None):
+            self._poll.unregister(fd)
+
+    def _update_interests(self) -> None:
+        """Stop reading what can't be passed on; watch outputs only while something waits."""
+        stream = self._wiring.stream.fileno()
+        if stream in self._sources:
+            full = self._stdout.full or self._stderr.full
+            mask = (0 if full else _READABLE) | (select.POLLOUT if self._input else 0)
+            self._watch(stream, mask, self._carry_stream)
+        if self._stdin is not None:
+            wanted = not self._input and stream in self._sources
+            self._watch(self._stdin, _READABLE if wanted else 0, self._read_stdin)
+        for output in (self._stdout, self._stderr):
+            self._watch(output.fd, 0 if output.empty else select.POLLOUT, self._write)
+
+    def _wait(self) -> float | None:
+        """Return milliseconds to the next deadline."""
+        deadlines = [at for at in (self._timeout_at, self._kill_at, self._drop_at) if at]
+        return max(0.0, (min(deadlines) - time.monotonic()) * 1000) if deadlines else None
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        if self._timeout_at and now >= self._timeout_at:
+            self._timeout_at = None
+            self._stop(TIMEOUT_STATUS)
+        if self._kill_at and now >= self._kill_at:
+            self._kill()
+        if self._drop_at and now >= self._drop_at:
+            self._drop()
+
+    def _stop(self, verdict: int | None) -> None:
+        """End the VM for our own reason: ask its application; the second time, kill."""
+        ended = self.outcome.exit is not None or self.outcome.failure is not None
+        if self.outcome.verdict is None and not (ended and self._written):
+            self.outcome.verdict = verdict
+        if ended or self._stopping or not self._alive:
+            self._kill()
+            self._drop()
+            return
+        self._stopping = True
+        self._kill_at = time.monotonic() + self._grace + _MARGIN
+        try:
+            self._wiring.control.send(encode_stop(self._grace))
+        except OSError:
+            self._kill()
+
+    def _kill(self) -> None:
+        """End the VM now. An application that ended has its output written in any case."""
+        self._child.kill()
+        self._kill_at = None
+        if self.outcome.exit is None:
+            self._drop_at = time.monotonic() + _MARGIN
+
+    def _drop(self) -> None:
+        self._drop_at = None
+        self._stdout.drop()
+        self._stderr.drop()
+
+    def _fail(self, error: HyperbuildError) -> None:
+        self.outcome.error = self.outcome.error or error
+        self._kill()
+
+    def _read(self, fd: int) -> bytes:
+        """Read what is there; at the end, close."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return b""
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._close(fd)
+        return data
+
+    def _read_console(self, fd: int) -> None:
+        self.outcome.console.feed(self._read(fd))
+
+    def _read_stderr(self, fd: int) -> None:
+        self.outcome.stderr += self._read(fd)
+        del self.outcome.stderr[:-_STDERR_KEPT]
+
+    def _read_control(self, fd: int) -> None:
+        data = self._read(fd)
+        received = time.monotonic_ns()
+        try:
+            for message in self._control.feed(data):
+                self._take(message, received)
+        except HyperbuildError as error:
+            self._close(fd)
+            self._fail(error)
+
+    def _take(self, message: Message, received: int) -> None:
+        self._alive = True
+        if isinstance(message, Hello):
+            self.outcome.facts = message.facts
+        elif not isinstance(message, Event):
+            if isinstance(message, Exit):
+                self.outcome.exit = message
+            else:
+                self.outcome.failure = message
+            self._kill_at = time.monotonic() + _POWER_OFF
+        self._on_message(message, received)
+
+    def _carry_stream(self, fd: int) -> None:
+        if self._input:
+            self._send_input()
+        if self._stdout.full or self._stderr.full:
+            return
+        try:
+            for frame in self._stream.feed(self._read(fd)):
+                output = self._stdout if frame.sequence == STDOUT else self._stderr
+                output.feed(frame.data)
+        except ContentError as error:
+            self._close(fd)
+            self._fail(error)
+
+    def _send_input(self) -> None:
+        try:
+            del self._input[: self._wiring.stream.send(self._input)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._input.clear()
+
+    def _read_stdin(self, fd: int) -> None:
+        data = os.read(fd, PAYLOAD_LIMIT)
+        self._input += encode_frame(data)
+        if not data:
+            self._watch(fd, 0, self._read_stdin)
+            self._stdin = None
+
+    def _write(self, fd: int) -> None:
+        output = self._stdout if fd == self._stdout.fd else self._stderr
+        try:
+            output.write()
+        except OSError as error:
+            output.drop()
+            self._fail(UnavailableError(f"cannot write the application's output: {error.strerror}"))
+        if output.broken and self._sources and not self._stopping:
+            self._stop(None)
+
+    def _read_signals(self, fd: int) -> None:
+        for number in os.read(fd, 64):
+            if number in ENDING:
+                self._stop(128 + number)

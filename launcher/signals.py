@@ -1,0 +1,46 @@
+"""Signals to the launcher as bytes of a descriptor, so that one loop can wait for everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What asks the launcher to end.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def signal_numbers() -> Iterator[int | None]:
+    """Give a descriptor from which each byte is the number of an ENDING signal that came.
+
+    A signal that is ignored (as nohup does) stays so. None outside the main thread, which alone
+    can handle signals. Handlers are put back at the end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = {
+        number: signal.signal(number, _note)
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield reader
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        os.close(reader)
+        os.close(writer)
+
+
+def _note(_number: int, _frame: object) -> None:
+    """Do nothing: the wakeup descriptor has the number already."""

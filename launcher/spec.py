@@ -1,0 +1,118 @@
+"""What the guest is to run, as the files of the boot spec (docs/hyperstart.md, "Boot spec")."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import InputError
+from hyperbuild.launcher.errors import BootError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hyperbuild.launcher.bundle import Bundle, Process
+    from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
+
+#: What docker puts into the environment of an image that says nothing of PATH.
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def spec_files(
+    bundle: Bundle,
+    options: MachineOptions,
+    machine: Machine,
+    *,
+    hostname: str,
+    clock: int,
+    seed: bytes,
+) -> dict[str, bytes]:
+    """Return the boot spec: file name -> content.
+
+    clock is in nanoseconds since the epoch, seed is random. BootError: the bundle says that its
+    process can't be started; InputError: there is nothing to run, or a value can't be passed on.
+    """
+    process = bundle.process
+    if process.problem:
+        raise BootError(process.problem)
+    user = process.user
+    return {
+        "argv": _strings(arguments(process, options.args), "argument"),
+        "environ": _strings(environment(process, hostname, options), "variable"),
+        "cwd": _line(process.cwd, "working directory"),
+        "user": " ".join(map(str, (user.uid, user.gid, *user.groups))).encode() + b"\n",
+        "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
+        f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
+        "hostname": hostname.encode(),
+        "net": _net(machine.nic),
+        "hosts": _hosts(machine.nic, hostname),
+        "resolv.conf": f"nameserver {machine.nic.nameserver}\n".encode() if machine.nic else b"",
+        "stop-signal": str(process.stop_signal.number).encode(),
+        "clock": str(clock).encode(),
+        "seed": seed,
+    }
+
+
+def arguments(process: Process, args: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the argv as docker does: args, if any, replace Cmd and follow Entrypoint."""
+    argv = (*process.entrypoint, *args) if args else process.args
+    if not argv or not argv[0]:
+        raise InputError("the image names no command; give one after the image")
+    return argv
+
+
+def environment(process: Process, hostname: str, options: MachineOptions) -> tuple[str, ...]:
+    """Return "NAME=value" strings as docker composes them.
+
+    The defaults come first, the image's Env replaces them, the user's -e replaces or (a bare NAME)
+    removes either; HOME is the user's unless something set it.
+    """
+    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    if options.tty:
+        variables["TERM"] = "xterm"
+    for text in (*process.env, *options.env):
+        name, equals, value = text.partition("=")
+        if equals:
+            variables[name] = value
+        else:
+            variables.pop(name, None)
+    variables.setdefault("HOME", process.home or "/")
+    return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+def _strings(texts: Iterable[str], what: str) -> bytes:
+    return b"".join(_raw(text, what) + b"\0" for text in texts)
+
+
+def _raw(text: str, what: str) -> bytes:
+    # Bytes of the command line that are no UTF-8 are surrogates here, and become bytes again.
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} {text!r} is not Unicode; correct it") from error
+    if b"\0" in raw:
+        raise InputError(f"{what} {text!r} has a NUL in it; take it out")
+    return raw
+
+
+def _line(text: str, what: str) -> bytes:
+    raw = _raw(text, what)
+    if not raw.startswith(b"/") or b"\n" in raw:
+        raise InputError(f"{what} {text!r} is not an absolute path; correct it in the image")
+    return raw
+
+
+def _root(disk: Disk) -> str:
+    return "/dev/pmem0" if disk.pmem else "/dev/vda"
+
+
+def _net(nic: Nic | None) -> bytes:
+    if nic is None:
+        return b""
+    prefix = nic.network.partition("/")[2]
+    return f"address {nic.address}/{prefix}\ngateway {nic.gateway}\n".encode()
+
+
+def _hosts(nic: Nic | None, hostname: str) -> bytes:
+    # No ::1: the HyperKernel has no IPv6, and a server told to listen on localhost must not try it.
+    own = f"{nic.address if nic else '127.0.1.1'}\t{hostname}\n"
+    return f"127.0.0.1\tlocalhost\n{own}".encode()
