@@ -51,7 +51,7 @@ def make_base(shop: Workshop, layout: Path) -> None:
         *(f"--customize-hook={hook}" for hook in hooks),
         SUITE,
         tar,
-        *_sources(),
+        *_sources(shop),
     )
     shop.run("umoci", "init", "--layout", layout)
     shop.run("umoci", "new", "--image", f"{layout}:latest")
@@ -173,18 +173,19 @@ def _apt_options() -> list[str]:
     return [*(line for line in lines if not line.endswith('"";')), 'Acquire::Retries "3";']
 
 
-def _sources() -> list[str]:
+def _sources(shop: Workshop) -> list[str]:
     """Return this machine's sources of SUITE and its updates, as one-line apt entries."""
     fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
     argv = ["apt-get", "indextargets", "--format", fields, "Identifier: Packages"]
-    rows = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
-    parts = [row.split("|") for row in dict.fromkeys(rows)]
+    # apt tells of no source whose lists it has not fetched, or has had removed.
+    rows = shop.run(*argv) or (shop.run("apt-get", "-qq", "update") + shop.run(*argv))
+    parts = [row.split("|") for row in dict.fromkeys(rows.splitlines())]
     suites = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
     chosen = [
         f"deb {uri} {suite} main"
-        for uri, suite, room in parts
-        if (room, suite in suites) == ("main", True)
+        for uri, suite, component in parts
+        if component == "main" and suite in suites
     ]
     if not chosen:
-        raise RuntimeError(f"no apt source for Debian {SUITE}; run apt-get update, or add one")
+        raise RuntimeError(f"no apt source for Debian {SUITE} on this machine; add one")
     return chosen
