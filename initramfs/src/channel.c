@@ -1,0 +1,181 @@
+#include "channel.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PORTS "/sys/class/virtio-ports"
+#define CONTROL_NAME "sh.hyper.channel.0"
+#define STREAM_NAME "sh.hyper.channel.1"
+
+void put_u32(uint8_t *to, uint32_t value)
+{
+	for (int i = 3; i >= 0; i--, value >>= 8)
+		to[i] = (uint8_t)value;
+}
+
+void put_u64(uint8_t *to, uint64_t value)
+{
+	put_u32(to, (uint32_t)(value >> 32));
+	put_u32(to + 4, (uint32_t)value);
+}
+
+uint32_t get_u32(const uint8_t *from)
+{
+	return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
+}
+
+static bool port_is_called(const char *port, const char *wanted)
+{
+	char path[320];
+	char name[64];
+	ssize_t size;
+	int fd;
+
+	snprintf(path, sizeof(path), PORTS "/%.255s/name", port);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	size = read(fd, name, sizeof(name) - 1);
+	close(fd);
+	if (size <= 0)
+		return false;
+	name[size] = '\0';
+	name[strcspn(name, "\n")] = '\0';
+	return strcmp(name, wanted) == 0;
+}
+
+static int open_port(const char *wanted, int flags, struct failure *why)
+{
+	char path[320];
+	struct dirent *entry;
+	int fd = -1;
+	DIR *directory = opendir(PORTS);
+
+	if (directory == NULL)
+		return fail(why, STATUS_FAILED, "no virtio-serial ports: %s", strerror(errno));
+	errno = ENOENT;
+	while (fd < 0 && (entry = readdir(directory)) != NULL) {
+		if (entry->d_name[0] == '.' || !port_is_called(entry->d_name, wanted))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%.255s", entry->d_name);
+		fd = open(path, O_RDWR | O_CLOEXEC | flags);
+		if (fd < 0)
+			break;
+	}
+	if (fd < 0)
+		fail(why, STATUS_FAILED, "virtio-serial port %s: %s", wanted, strerror(errno));
+	closedir(directory);
+	return fd;
+}
+
+int channel_open(struct channel *channel, struct failure *why)
+{
+	channel->control = open_port(CONTROL_NAME, 0, why);
+	if (channel->control < 0)
+		return -1;
+	channel->stream = open_port(STREAM_NAME, O_NONBLOCK, why);
+	return channel->stream < 0 ? -1 : 0;
+}
+
+static int send_message(const struct channel *channel, uint32_t type, const void *payload,
+			size_t size)
+{
+	uint8_t frame[8 + 1024];
+	size_t sent = 0;
+
+	if (channel->control < 0 || size > sizeof(frame) - 8)
+		return -1;
+	put_u32(frame, type);
+	put_u32(frame + 4, (uint32_t)size);
+	memcpy(frame + 8, payload, size);
+	while (sent < 8 + size) {
+		ssize_t count = write(channel->control, frame + sent, 8 + size - sent);
+
+		if (count < 0 && errno != EINTR)
+			return -1;
+		if (count > 0)
+			sent += (size_t)count;
+	}
+	return 0;
+}
+
+int send_hello(const struct channel *channel, const char *facts)
+{
+	uint8_t payload[256];
+	size_t size = strnlen(facts, sizeof(payload) - 4);
+
+	put_u32(payload, PROTOCOL_VERSION);
+	memcpy(payload + 4, facts, size);
+	return send_message(channel, MESSAGE_HELLO, payload, 4 + size);
+}
+
+int send_event(const struct channel *channel, uint64_t nanoseconds, const char *name)
+{
+	uint8_t payload[64];
+	size_t size = strnlen(name, sizeof(payload) - 8);
+
+	put_u64(payload, nanoseconds);
+	memcpy(payload + 8, name, size);
+	return send_message(channel, MESSAGE_EVENT, payload, 8 + size);
+}
+
+int send_exit(const struct channel *channel, uint32_t status)
+{
+	uint8_t payload[4];
+
+	put_u32(payload, status);
+	return send_message(channel, MESSAGE_EXIT, payload, sizeof(payload));
+}
+
+int send_error(const struct channel *channel, const struct failure *why)
+{
+	uint8_t payload[4 + sizeof(why->text)];
+	size_t size = strnlen(why->text, sizeof(why->text));
+
+	put_u32(payload, why->status);
+	memcpy(payload + 4, why->text, size);
+	return send_message(channel, MESSAGE_ERROR, payload, 4 + size);
+}
+
+int decode(struct decoder *decoder, const uint8_t **data, size_t *size, struct message *message)
+{
+	while (*size > 0 || decoder->have >= 8) {
+		uint32_t length;
+		size_t wanted, taken, inside;
+
+		while (decoder->have < 8 && *size > 0) {
+			decoder->head[decoder->have++] = *(*data)++;
+			(*size)--;
+		}
+		if (decoder->have < 8)
+			return 0;
+		if (decoder->have == 8)
+			memset(decoder->payload, 0, sizeof(decoder->payload));
+		length = get_u32(decoder->head + 4);
+		if (length > PAYLOAD_MAX)
+			return -1;
+		inside = decoder->have - 8;
+		wanted = length - inside;
+		taken = wanted < *size ? wanted : *size;
+		if (inside < MESSAGE_ROOM) {
+			size_t room = MESSAGE_ROOM - inside;
+
+			memcpy(decoder->payload + inside, *data, taken < room ? taken : room);
+		}
+		*data += taken;
+		*size -= taken;
+		decoder->have += taken;
+		if (taken < wanted)
+			return 0;
+		decoder->have = 0;
+		message->type = get_u32(decoder->head);
+		message->size = length;
+		message->payload = decoder->payload;
+		return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,60 @@
+/* The two virtio-serial ports to the launcher (docs/hyperstart.md, "Ports"). */
+#ifndef HYPERSTART_CHANNEL_H
+#define HYPERSTART_CHANNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "failure.h"
+
+enum { PROTOCOL_VERSION = 1, PAYLOAD_MAX = 65536 };
+
+enum message_type {
+	MESSAGE_HELLO = 1,
+	MESSAGE_EVENT = 2,
+	MESSAGE_EXIT = 3,
+	MESSAGE_ERROR = 4,
+	MESSAGE_SIGNAL = 16,
+	MESSAGE_STOP = 17,
+	MESSAGE_END = 18,
+};
+
+struct channel {
+	int control; /* -1 while there is none */
+	int stream;
+};
+
+/* Opens the ports; neither is left open on failure. */
+int channel_open(struct channel *channel, struct failure *why);
+
+/* The senders do nothing without a control port. They return -1 if the host is gone. */
+int send_hello(const struct channel *channel, const char *facts);
+int send_event(const struct channel *channel, uint64_t nanoseconds, const char *name);
+int send_exit(const struct channel *channel, uint32_t status);
+int send_error(const struct channel *channel, const struct failure *why);
+
+/* Messages from the host as they arrive in pieces. Only short ones have a meaning; what is longer
+ * than MESSAGE_ROOM is counted off and reported with its true size. */
+enum { MESSAGE_ROOM = 64 };
+
+struct decoder {
+	uint8_t head[8];
+	size_t have; /* bytes of head and payload taken so far */
+	uint8_t payload[MESSAGE_ROOM];
+};
+
+struct message {
+	uint32_t type;
+	uint32_t size;
+	const uint8_t *payload; /* MESSAGE_ROOM bytes at the most, zeros behind size */
+};
+
+/* Takes bytes from *data; returns 1 with a message, 0 when all are taken, -1 for nonsense. */
+int decode(struct decoder *decoder, const uint8_t **data, size_t *size, struct message *message);
+
+void put_u32(uint8_t *to, uint32_t value);
+void put_u64(uint8_t *to, uint64_t value);
+uint32_t get_u32(const uint8_t *from);
+
+#endif

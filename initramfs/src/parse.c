@@ -1,0 +1,150 @@
+#include "parse.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+/* Cuts the text before the first delimiter off *rest; NULL at the end. */
+static char *cut(char **rest, char delimiter)
+{
+	char *start = *rest;
+	char *end;
+
+	if (start == NULL || *start == '\0')
+		return NULL;
+	end = strchr(start, delimiter);
+	if (end == NULL) {
+		*rest = NULL;
+	} else {
+		*end = '\0';
+		*rest = end + 1;
+	}
+	return start;
+}
+
+static void drop_newline(char *text)
+{
+	size_t size = strlen(text);
+
+	if (size > 0 && text[size - 1] == '\n')
+		text[size - 1] = '\0';
+}
+
+int parse_strings(char *text, size_t size, char **strings, size_t limit)
+{
+	size_t count = 0;
+	size_t position = 0;
+
+	while (position < size) {
+		if (count + 1 >= limit)
+			return -1;
+		strings[count++] = text + position;
+		position += strlen(text + position) + 1;
+	}
+	/* The last string ends with its own NUL, not with the one behind the file. */
+	if (size > 0 && text[size - 1] != '\0')
+		return -1;
+	strings[count] = NULL;
+	return 0;
+}
+
+int parse_number(const char *text, uint64_t limit, uint64_t *number)
+{
+	uint64_t value = 0;
+
+	if (*text == '\0')
+		return -1;
+	for (; *text != '\0'; text++) {
+		uint64_t digit = (uint64_t)(*text - '0');
+
+		if (*text < '0' || *text > '9' || value > (limit - digit) / 10)
+			return -1;
+		value = value * 10 + digit;
+	}
+	*number = value;
+	return 0;
+}
+
+int parse_user(char *text, struct user *user)
+{
+	char *rest = text;
+	char *word;
+	size_t position = 0;
+
+	drop_newline(text);
+	user->group_count = 0;
+	while ((word = cut(&rest, ' ')) != NULL) {
+		uint64_t id;
+
+		/* The largest id means "unchanged" to setuid and its kin. */
+		if (parse_number(word, UINT32_MAX - 1, &id) != 0)
+			return -1;
+		if (position == 0)
+			user->uid = (uint32_t)id;
+		else if (position == 1)
+			user->gid = (uint32_t)id;
+		else if (user->group_count < GROUPS_MAX)
+			user->groups[user->group_count++] = (uint32_t)id;
+		else
+			return -1;
+		position++;
+	}
+	return position >= 2 ? 0 : -1;
+}
+
+int parse_root_device(char *text, struct root_device *root)
+{
+	char *rest = text;
+	char *options;
+
+	drop_newline(text);
+	root->device = cut(&rest, ' ');
+	root->type = cut(&rest, ' ');
+	options = cut(&rest, ' ');
+	if (root->device == NULL || root->type == NULL || options == NULL || rest != NULL)
+		return -1;
+	if (root->device[0] != '/' || root->type[0] == '\0')
+		return -1;
+	root->dax = strcmp(options, "dax") == 0;
+	return root->dax || strcmp(options, "-") == 0 ? 0 : -1;
+}
+
+static int parse_address(char *text, struct network *network)
+{
+	char *prefix = strchr(text, '/');
+	uint64_t number;
+
+	if (prefix == NULL)
+		return -1;
+	*prefix++ = '\0';
+	if (parse_number(prefix, 32, &number) != 0 || inet_pton(AF_INET, text, &network->address) != 1)
+		return -1;
+	network->prefix = (uint8_t)number;
+	network->has_address = true;
+	return 0;
+}
+
+int parse_network(char *text, struct network *network)
+{
+	char *rest = text;
+	char *line;
+
+	memset(network, 0, sizeof(*network));
+	while ((line = cut(&rest, '\n')) != NULL) {
+		char *value = strchr(line, ' ');
+
+		if (value == NULL)
+			return -1;
+		*value++ = '\0';
+		if (strcmp(line, "address") == 0) {
+			if (parse_address(value, network) != 0)
+				return -1;
+		} else if (strcmp(line, "gateway") == 0) {
+			if (inet_pton(AF_INET, value, &network->gateway) != 1)
+				return -1;
+			network->has_gateway = true;
+		} else {
+			return -1;
+		}
+	}
+	return network->has_gateway && !network->has_address ? -1 : 0;
+}

@@ -1,0 +1,40 @@
+/* The boot spec's small formats (docs/hyperstart.md, "Boot spec"). Nothing here makes a system call. */
+#ifndef HYPERSTART_PARSE_H
+#define HYPERSTART_PARSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { GROUPS_MAX = 1024 };
+
+struct user {
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t groups[GROUPS_MAX];
+	size_t group_count;
+};
+
+struct root_device {
+	char *device;
+	char *type;
+	bool dax;
+};
+
+struct network {
+	bool has_address;
+	bool has_gateway;
+	uint8_t prefix;
+	uint32_t address; /* in network byte order, as gateway */
+	uint32_t gateway;
+};
+
+/* Each returns 0, or -1 if text breaks the format. text is NUL-terminated at text[size] and may be
+ * written to; results point into it. */
+int parse_strings(char *text, size_t size, char **strings, size_t limit);
+int parse_number(const char *text, uint64_t limit, uint64_t *number);
+int parse_user(char *text, struct user *user);
+int parse_root_device(char *text, struct root_device *root);
+int parse_network(char *text, struct network *network);
+
+#endif

@@ -1,0 +1,197 @@
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FILES_LIMIT = 1048576 }; /* what docker gives, and the kernel's fs.nr_open */
+
+/* What the child tells of a failure, through a pipe that a successful execve closes. */
+struct report {
+	int error;
+	uint32_t status;
+	char step[16];
+};
+
+static const char *variable(char *const *environ, const char *name)
+{
+	size_t size = strlen(name);
+
+	for (; *environ != NULL; environ++) {
+		if (strncmp(*environ, name, size) == 0 && (*environ)[size] == '=')
+			return *environ + size + 1;
+	}
+	return NULL;
+}
+
+/* Returns only on failure, with the errno; ELIBACC where the file is there but not its loader. */
+static int try_execute(const char *path, const struct spec *spec)
+{
+	int error;
+
+	execve(path, spec->argv, spec->environ);
+	error = errno;
+	return error == ENOENT && access(path, F_OK) == 0 ? ELIBACC : error;
+}
+
+/* Tries each directory of PATH; returns only if nothing could be executed, with the errno. */
+static int execute(const struct spec *spec)
+{
+	const char *name = spec->argv[0];
+	const char *path = variable(spec->environ, "PATH");
+	int denied = 0;
+
+	if (strchr(name, '/') != NULL)
+		return try_execute(name, spec);
+	while (path != NULL) {
+		char candidate[4096];
+		size_t size = strcspn(path, ":");
+		int written = snprintf(candidate, sizeof(candidate), "%.*s/%s", (int)size,
+				       size > 0 ? path : ".", name);
+
+		if (size == 0)
+			written = snprintf(candidate, sizeof(candidate), "./%s", name);
+		if (written > 0 && (size_t)written < sizeof(candidate)) {
+			int error = try_execute(candidate, spec);
+
+			if (error != ENOENT && error != ENOTDIR && error != EACCES)
+				return error;
+			if (error == EACCES)
+				denied = EACCES;
+		}
+		path = path[size] == ':' ? path + size + 1 : NULL;
+	}
+	return denied != 0 ? denied : ENOENT;
+}
+
+static void give_up(int pipe, const char *step, int error, uint32_t status)
+{
+	struct report report = {.error = error, .status = status};
+
+	snprintf(report.step, sizeof(report.step), "%s", step);
+	if (write(pipe, &report, sizeof(report)) < 0)
+		_exit(STATUS_FAILED);
+	_exit((int)status);
+}
+
+static void reset_signals(void)
+{
+	sigset_t none;
+
+	for (int number = 1; number < NSIG; number++)
+		signal(number, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+__attribute__((noreturn))
+static void become_application(const struct spec *spec, const int *ends, int report)
+{
+	const struct rlimit files = {FILES_LIMIT, FILES_LIMIT};
+	const struct user *user = &spec->user;
+	int input = open("/dev/null", O_RDONLY);
+	int error;
+
+	reset_signals();
+	setsid();
+	umask(022);
+	if (input < 0 || dup2(input, 0) < 0 || dup2(ends[0], 1) < 0 || dup2(ends[1], 2) < 0)
+		give_up(report, "standard files", errno, STATUS_FAILED);
+	if (input > 2)
+		close(input);
+	if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+		give_up(report, "setrlimit", errno, STATUS_FAILED);
+	if (chdir(spec->cwd) != 0)
+		give_up(report, "chdir", errno, STATUS_FAILED);
+	if (setgroups(user->group_count, user->groups) != 0 || setgid(user->gid) != 0 ||
+	    setuid(user->uid) != 0)
+		give_up(report, "set user", errno, STATUS_FAILED);
+	error = execute(spec);
+	give_up(report, "exec", error,
+		error == ENOENT || error == ENOTDIR || error == ELIBACC ? STATUS_NOT_FOUND
+									: STATUS_NOT_EXECUTABLE);
+	_exit(STATUS_FAILED);
+}
+
+static int explain(const struct spec *spec, const struct report *report, struct failure *why)
+{
+	const char *name = spec->argv[0];
+
+	if (strcmp(report->step, "exec") != 0)
+		return fail(why, report->status, "start %s: %s: %s", name, report->step,
+			    strerror(report->error));
+	if (report->error == ELIBACC)
+		return fail(why, report->status,
+			    "exec \"%s\": the interpreter or ELF loader it names is not in the image", name);
+	if (report->status != STATUS_NOT_FOUND)
+		return fail(why, report->status, "exec \"%s\": %s", name, strerror(report->error));
+	return fail(why, report->status, "exec \"%s\": %s", name,
+		    strchr(name, '/') ? "no such file in the image" : "not found in PATH");
+}
+
+/* Makes path with its parents; what is there stays as it is. */
+static int make_directories(const char *path, struct failure *why)
+{
+	char part[4096];
+	size_t size = strlen(path);
+
+	if (size >= sizeof(part))
+		return fail(why, STATUS_FAILED, "the working directory's path is too long");
+	for (size_t end = 1; end <= size; end++) {
+		if (path[end] != '/' && path[end] != '\0')
+			continue;
+		memcpy(part, path, end);
+		part[end] = '\0';
+		if (mkdir(part, 0755) != 0 && errno != EEXIST)
+			return fail(why, STATUS_FAILED, "working directory %s: %s", part,
+				    strerror(errno));
+	}
+	return 0;
+}
+
+static int open_pipes(const struct spec *spec, int output[2], int error[2], int report[2])
+{
+	if (pipe2(output, O_CLOEXEC) != 0 || pipe2(error, O_CLOEXEC) != 0 ||
+	    pipe2(report, O_CLOEXEC) != 0)
+		return -1;
+	/* An application without privileges may open /dev/stdout anew, as under docker. */
+	if (fchown(output[1], spec->user.uid, spec->user.gid) != 0 ||
+	    fchown(error[1], spec->user.uid, spec->user.gid) != 0)
+		return -1;
+	if (fcntl(output[0], F_SETFL, O_NONBLOCK) != 0 || fcntl(error[0], F_SETFL, O_NONBLOCK) != 0)
+		return -1;
+	return 0;
+}
+
+int process_start(const struct spec *spec, struct process *process, struct failure *why)
+{
+	int output[2], error[2], report[2];
+	struct report told;
+	ssize_t count;
+
+	if (make_directories(spec->cwd, why) != 0)
+		return -1;
+	if (open_pipes(spec, output, error, report) != 0)
+		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
+	process->pid = fork();
+	if (process->pid < 0)
+		return fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
+	if (process->pid == 0)
+		become_application(spec, (int[]){output[1], error[1]}, report[1]);
+	close(output[1]);
+	close(error[1]);
+	close(report[1]);
+	process->output = output[0];
+	process->error = error[0];
+	do {
+		count = read(report[0], &told, sizeof(told));
+	} while (count < 0 && errno == EINTR);
+	close(report[0]);
+	return count == (ssize_t)sizeof(told) ? explain(spec, &told, why) : 0;
+}

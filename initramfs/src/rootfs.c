@@ -1,0 +1,249 @@
+#include "rootfs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/stat.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef STATX_ATTR_DAX
+#define STATX_ATTR_DAX 0x00200000
+#endif
+
+#define LOWER "/lower"
+#define UPPER "/upper"
+#define MERGED "/root"
+
+enum { DAX_SEARCH_DEPTH = 3, DAX_SEARCH_ENTRIES = 4096 };
+
+struct mount_point {
+	const char *path;
+	const char *type;
+	unsigned long flags;
+	const char *options;
+};
+
+static const struct mount_point initial[] = {
+	{"/dev", "devtmpfs", MS_NOSUID, NULL},
+	{"/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+	{"/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+};
+
+static const struct mount_point container[] = {
+	{"/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+	{"/dev", "devtmpfs", MS_NOSUID, NULL},
+	{"/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+	{"/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+	{"/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5"},
+	{"/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m"},
+	{"/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+};
+
+static const struct {
+	const char *path;
+	const char *target;
+} device_links[] = {
+	{"/dev/fd", "/proc/self/fd"},
+	{"/dev/stdin", "/proc/self/fd/0"},
+	{"/dev/stdout", "/proc/self/fd/1"},
+	{"/dev/stderr", "/proc/self/fd/2"},
+};
+
+static int mount_at(const struct mount_point *point, struct failure *why)
+{
+	if (mkdir(point->path, 0755) != 0 && errno != EEXIST)
+		return fail(why, STATUS_FAILED, "mkdir %s: %s", point->path, strerror(errno));
+	if (mount(point->type, point->path, point->type, point->flags, point->options) != 0)
+		return fail(why, STATUS_FAILED, "mount %s: %s", point->path, strerror(errno));
+	return 0;
+}
+
+int mount_initial(struct failure *why)
+{
+	for (size_t i = 0; i < sizeof(initial) / sizeof(initial[0]); i++) {
+		if (mount_at(&initial[i], why) != 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* 1: path is a regular file with data and is mapped; 0: it is one and is not; -1: it is none. */
+static int file_is_dax(int directory, const char *path)
+{
+	struct statx info;
+
+	if (syscall(SYS_statx, directory, path, AT_SYMLINK_NOFOLLOW, STATX_TYPE | STATX_SIZE,
+		    &info) != 0)
+		return -1;
+	if (!S_ISREG(info.stx_mode) || info.stx_size == 0)
+		return -1;
+	return (info.stx_attributes & STATX_ATTR_DAX) != 0;
+}
+
+static int find_dax(int directory, int depth, int *left)
+{
+	struct dirent *entry;
+	int found = -1;
+	DIR *stream = fdopendir(directory);
+
+	if (stream == NULL) {
+		close(directory);
+		return -1;
+	}
+	while (found < 0 && *left > 0 && (entry = readdir(stream)) != NULL) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		--*left;
+		found = file_is_dax(dirfd(stream), entry->d_name);
+		if (found < 0 && depth > 1 && entry->d_type == DT_DIR) {
+			int inner = openat(dirfd(stream), entry->d_name,
+					   O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+			if (inner >= 0)
+				found = find_dax(inner, depth - 1, left);
+		}
+	}
+	closedir(stream);
+	return found;
+}
+
+static bool root_is_dax(void)
+{
+	int left = DAX_SEARCH_ENTRIES;
+	int directory;
+	int found = file_is_dax(AT_FDCWD, LOWER "/etc/passwd");
+
+	if (found >= 0)
+		return found;
+	directory = open(LOWER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return directory >= 0 && find_dax(directory, DAX_SEARCH_DEPTH, &left) == 1;
+}
+
+static int mount_lower(const struct root_device *root, struct failure *why)
+{
+	if (root->dax && mount(root->device, LOWER, root->type, MS_RDONLY, "dax=always") == 0)
+		return 0;
+	if (mount(root->device, LOWER, root->type, MS_RDONLY, NULL) == 0)
+		return 0;
+	return fail(why, STATUS_FAILED, "mount %s (%s): %s", root->device, root->type,
+		    strerror(errno));
+}
+
+/* An overlay shows its upper root directory: it must look like the image's. */
+static int copy_root_metadata(void)
+{
+	struct stat lower;
+	struct timespec times[2];
+
+	if (stat(LOWER, &lower) != 0 || chown(UPPER "/upper", lower.st_uid, lower.st_gid) != 0 ||
+	    chmod(UPPER "/upper", lower.st_mode & 07777) != 0)
+		return -1;
+	times[0] = lower.st_mtim;
+	times[1] = lower.st_mtim;
+	return utimensat(AT_FDCWD, UPPER "/upper", times, 0);
+}
+
+int mount_root(const struct spec *spec, bool *is_dax, struct failure *why)
+{
+	static const char *const directories[] = {LOWER, UPPER, MERGED};
+
+	for (size_t i = 0; i < sizeof(directories) / sizeof(directories[0]); i++) {
+		if (mkdir(directories[i], 0755) != 0 && errno != EEXIST)
+			return fail(why, STATUS_FAILED, "mkdir %s: %s", directories[i],
+				    strerror(errno));
+	}
+	if (mount_lower(&spec->root, why) != 0)
+		return -1;
+	*is_dax = root_is_dax();
+	if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=75%") != 0 ||
+	    mkdir(UPPER "/upper", 0755) != 0 || mkdir(UPPER "/work", 0755) != 0 ||
+	    mkdir(UPPER "/files", 0755) != 0 || copy_root_metadata() != 0 ||
+	    mount("overlay", MERGED, "overlay", 0,
+		  "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work") != 0)
+		return fail(why, STATUS_FAILED, "mount the overlay: %s", strerror(errno));
+	return 0;
+}
+
+/* Writes a file beside the overlay and returns it as a mount source (O_PATH). */
+static int make_file(const char *path, const char *content, size_t size)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	ssize_t written;
+
+	if (fd < 0)
+		return -1;
+	written = write(fd, content, size);
+	close(fd);
+	if (written != (ssize_t)size)
+		return -1;
+	return open(path, O_PATH | O_CLOEXEC);
+}
+
+/* Makes sure that there is a file to mount over: a dangling symlink gives way. */
+static int make_target(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+
+	if (fd < 0 && unlink(path) == 0)
+		fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+	if (fd < 0)
+		return -1;
+	return close(fd);
+}
+
+static int bind_file(int source, const char *path, struct failure *why)
+{
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", source);
+	if (make_target(path) != 0 || mount(link, path, NULL, MS_BIND, NULL) != 0)
+		return fail(why, STATUS_FAILED, "mount %s: %s", path, strerror(errno));
+	close(source);
+	return 0;
+}
+
+static int mount_container(struct failure *why)
+{
+	for (size_t i = 0; i < sizeof(container) / sizeof(container[0]); i++) {
+		if (mount_at(&container[i], why) != 0)
+			return -1;
+	}
+	for (size_t i = 0; i < sizeof(device_links) / sizeof(device_links[0]); i++) {
+		if (symlink(device_links[i].target, device_links[i].path) != 0 && errno != EEXIST)
+			return fail(why, STATUS_FAILED, "symlink %s: %s", device_links[i].path,
+				    strerror(errno));
+	}
+	return 0;
+}
+
+int enter_root(const struct spec *spec, struct failure *why)
+{
+	char name[256];
+	int size = snprintf(name, sizeof(name), "%s\n", spec->hostname);
+	int hosts = make_file(UPPER "/files/hosts", spec->hosts.start, spec->hosts.size);
+	int resolv = make_file(UPPER "/files/resolv.conf", spec->resolv_conf.start,
+			       spec->resolv_conf.size);
+	int hostname = make_file(UPPER "/files/hostname", name, (size_t)size);
+
+	if (hosts < 0 || resolv < 0 || hostname < 0)
+		return fail(why, STATUS_FAILED, "write /etc files: %s", strerror(errno));
+	spec_forget();
+	/* From here on every path, symlinks of the image included, resolves inside it. */
+	if (chdir(MERGED) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 ||
+	    chdir("/") != 0)
+		return fail(why, STATUS_FAILED, "switch to the root: %s", strerror(errno));
+	if (mount_container(why) != 0)
+		return -1;
+	if (mkdir("/etc", 0755) != 0 && errno != EEXIST)
+		return fail(why, STATUS_FAILED, "mkdir /etc: %s", strerror(errno));
+	if (bind_file(hosts, "/etc/hosts", why) != 0 ||
+	    bind_file(resolv, "/etc/resolv.conf", why) != 0 ||
+	    bind_file(hostname, "/etc/hostname", why) != 0)
+		return -1;
+	return 0;
+}

@@ -1,0 +1,23 @@
+/* hyperstart while the application runs: its output out, orders in, the dead buried. */
+#ifndef HYPERSTART_SUPERVISE_H
+#define HYPERSTART_SUPERVISE_H
+
+#include <signal.h>
+
+#include "channel.h"
+#include "failure.h"
+#include "process.h"
+
+/* Blocks the signals that supervise reads from signals_fd: before the application is started, so
+ * that none is missed. Returns the descriptor, -1 on failure. */
+int signals_open(void);
+
+/* Runs until the application has ended and all its output is sent. *status is its exit status,
+ * 128+N for death by signal N. */
+int supervise(const struct channel *channel, struct process *process, int signals_fd,
+	      int stop_signal, uint32_t *status, struct failure *why);
+
+/* Waits until the host has read everything, or is gone. */
+void wait_for_host(const struct channel *channel);
+
+#endif
