@@ -7,6 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hyperbuild.converter.errors import ContentError, InputError, VerificationError
 from hyperbuild.converter.oci import digest_of
 from hyperbuild.launcher.bundle import (
@@ -19,8 +22,6 @@ from hyperbuild.launcher.bundle import (
     User,
 )
 from hyperbuild.launcher.located import open_directory
-from hypothesis import given
-from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from pathlib import Path

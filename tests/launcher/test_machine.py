@@ -1,0 +1,167 @@
+"""Options -> machine: what is read, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperbuild.converter.errors import InputError
+from hyperbuild.launcher.machine import (
+    ANY_ADDRESS,
+    Accel,
+    Machine,
+    MachineOptions,
+    PortForward,
+    build_machine,
+    parse_env,
+    parse_memory,
+    parse_port,
+)
+from tests.launcher.support import MIB, make_files
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("8080:80", PortForward(8080, 80, "tcp", ANY_ADDRESS)),
+        ("8080:80/tcp", PortForward(8080, 80)),
+        ("53:5353/udp", PortForward(53, 5353, "udp")),
+        ("127.0.0.1:8080:80", PortForward(8080, 80, "tcp", "127.0.0.1")),
+        ("127.000.0.1:1:65535/udp", PortForward(1, 65535, "udp", "127.0.0.1")),
+    ],
+)
+def test_ports_are_read(text: str, port: PortForward) -> None:
+    assert parse_port(text) == port
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "80",
+        "8080:",
+        ":80",
+        "0:80",
+        "80:0",
+        "65536:80",
+        "80:99999",
+        "-1:80",
+        "8080:80/sctp",
+        "8080:80/",
+        "256.0.0.1:80:80",
+        "1.2.3:80:80",
+        "[::1]:80:80",
+        "localhost:80:80",
+        "80-90:80-90",
+        "8080:80,guestfwd=x",
+        "８0:80",
+        "80:80\n",
+    ],
+)
+def test_a_bad_port_is_named(text: str) -> None:
+    with pytest.raises(InputError, match="port "):
+        parse_port(text)
+
+
+@given(st.text())
+def test_no_port_text_gets_anything_else_through(text: str) -> None:
+    try:
+        port = parse_port(text)
+    except InputError:
+        return
+    assert 0 < port.host_port < 65536
+    assert 0 < port.guest_port < 65536
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"), [("512M", 512), ("2G", 2048), ("64m", 64), ("1GiB", 1024), ("96MB", 96)]
+)
+def test_memory_is_read(text: str, mib: int) -> None:
+    assert parse_memory(text) == mib
+
+
+@pytest.mark.parametrize(
+    "text", ["", "512", "M", "1.5G", "-1M", "1T", "512 M", "512M,slots=9", "²M"]
+)
+def test_a_bad_memory_is_named(text: str) -> None:
+    with pytest.raises(InputError, match=r"say 512M or 2G"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "variable"),
+    [("A=b", "A=b"), ("A=", "A="), ("A=b=c", "A=b=c"), ("HERE", "HERE=yes"), ("GONE", "GONE")],
+)
+def test_variables_are_read_as_docker_does(text: str, variable: str) -> None:
+    assert parse_env(text, {"HERE": "yes", "A": "other"}) == variable
+
+
+@pytest.mark.parametrize("text", ["", "=", "=x", "A=\0"])
+def test_a_bad_variable_is_named(text: str) -> None:
+    with pytest.raises(InputError, match="NAME=value"):
+        parse_env(text, {})
+
+
+def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Machine:
+    return build_machine(
+        make_files(size=size),
+        MachineOptions(**options),
+        initrd=Path("/initrd"),
+        accel=accel,
+        tsc_khz=2600000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"memory": 16}, "16 MiB: give 32M to 512G"),
+        ({"memory": 1 << 20}, "give 32M"),
+        ({"cpus": 0}, "0 CPUs"),
+        ({"cpus": 65}, "65 CPUs"),
+        ({"ports": (PortForward(1, 1),), "network": False}, "needs a network"),
+        ({"ports": (PortForward(1, 1), PortForward(1, 2))}, "given twice"),
+        ({"hostname": "a b"}, "host name"),
+        ({"hostname": "-x"}, "host name"),
+        ({"hostname": "x" * 65}, "host name"),
+        ({"require_dax": True, "dax": False}, "contradicts"),
+        ({"require_dax": True, "size": 4 * MIB + 4096}, "multiple of 2 MiB"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build(**options)
+
+
+def test_one_host_port_serves_tcp_and_udp() -> None:
+    ports = (PortForward(53, 53, "tcp"), PortForward(53, 53, "udp"))
+    machine = build(ports=ports)
+    assert machine.nic is not None
+    assert machine.nic.forwards == ports
+
+
+def test_a_bundle_without_kernel_cannot_be_booted() -> None:
+    files = replace(make_files(), kernel=None)
+    with pytest.raises(InputError, match="--no-kernel"):
+        build_machine(files, MachineOptions(), initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None)
+
+
+def test_an_unaligned_rootfs_becomes_a_block_device() -> None:
+    assert build().disks[0].pmem
+    assert not build(size=4 * MIB + 4096).disks[0].pmem
+    assert not build(dax=False).disks[0].pmem
+
+
+def test_words_for_emulation_stay_out_of_kvm() -> None:
+    emulated = build().command_line
+    assert {"no_timer_check", "nolapic_timer", "tsc_early_khz=2600000"} <= set(emulated)
+    assert "nolapic_timer" not in build(cpus=2).command_line
+    assert not any(
+        word.startswith(("tsc", "no_timer", "nolapic", "noreplace"))
+        for word in build(accel=Accel.KVM).command_line
+    )

@@ -1,0 +1,169 @@
+"""QEMU's command line, exactly; its memory map; its errors."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperbuild.converter.errors import InputError, ToolError
+from hyperbuild.launcher.machine import (
+    Accel,
+    Disk,
+    Machine,
+    MachineOptions,
+    PortForward,
+    build_machine,
+)
+from hyperbuild.launcher.qemu import (
+    BINARY,
+    Sockets,
+    explain,
+    find_qemu,
+    pmem_addresses,
+    qemu_argv,
+)
+from tests.launcher.support import MIB, make_files
+
+GIB = 1024 * MIB
+
+
+def machine(**options: Any) -> Machine:
+    return build_machine(
+        make_files(Path("/b,c")),
+        MachineOptions(**options),
+        initrd=Path("/proc/self/fd/9"),
+        accel=Accel.TCG,
+        tsc_khz=2600000,
+    )
+
+
+def argv(built: Machine) -> list[str]:
+    return qemu_argv("qemu", built, Sockets(console=5, control=6, stream=7))
+
+
+def test_a_dax_machine_exactly() -> None:
+    ports = (PortForward(8080, 80), PortForward(53, 5353, "udp", "127.0.0.1"))
+    assert argv(machine(ports=ports)) == [
+        "qemu",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        *("-display", "none"),
+        *("-machine", "pc,nvdimm=on,usb=off,vmport=off,hpet=off"),
+        *("-accel", "tcg"),
+        *("-cpu", "max"),
+        *("-smp", "1"),
+        *("-m", "256M,slots=1,maxmem=1280M"),
+        *("-kernel", "/b,c/vmlinux"),
+        *("-initrd", "/proc/self/fd/9"),
+        "-append",
+        "memmap=4M!0x100000000 acpi=off console=ttyS0 quiet loglevel=1 panic=-1 reboot=t "
+        "rdinit=/init no_timer_check tsc=reliable noreplace-smp nolapic_timer "
+        "tsc_early_khz=2600000",
+        *("-chardev", "socket,id=console,fd=5"),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,id=serial,max_ports=3"),
+        *("-chardev", "socket,id=control,fd=6"),
+        *("-device", "virtserialport,bus=serial.0,nr=1,chardev=control,name=sh.hyper.channel.0"),
+        *("-chardev", "socket,id=stream,fd=7"),
+        *("-device", "virtserialport,bus=serial.0,nr=2,chardev=stream,name=sh.hyper.channel.1"),
+        "-object",
+        "memory-backend-file,id=pmem0,size=4194304,share=on,readonly=on,"
+        "mem-path=/b,,c/rootfs.erofs",
+        *("-device", "nvdimm,id=nvdimm0,memdev=pmem0,addr=0x100000000,unarmed=on"),
+        "-netdev",
+        "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,"
+        "hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80,hostfwd=udp:127.0.0.1:53-10.0.2.15:5353",
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+    ]
+
+
+def test_a_block_machine_exactly() -> None:
+    built = argv(machine(dax=False, network=False, cpus=2, memory=512))
+    assert built[5:15] == [
+        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max"),
+        *("-smp", "2", "-m"),
+    ]
+    assert built[15] == "512M"
+    assert built[21].startswith("console=ttyS0 quiet ")
+    assert built[-4:] == [
+        *("-drive", "if=none,id=disk0,format=raw,read-only=on,file=/b,,c/rootfs.erofs"),
+        *("-device", "virtio-blk-device,drive=disk0"),
+    ]
+
+
+def test_kvm_takes_the_host_cpu() -> None:
+    built = argv(replace(machine(), accel=Accel.KVM))
+    assert built[built.index("-accel") + 1] == "kvm"
+    assert built[built.index("-cpu") + 1] == "host"
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (256, 4 * GIB),
+        (3583, 4 * GIB),
+        (3584, 5 * GIB),
+        (4096, 5 * GIB),
+        (4097, 6 * GIB),
+        (8192, 9 * GIB),
+    ],
+)
+def test_pmem_lies_above_ram(memory: int, expected: int) -> None:
+    disk = Disk(Path("/x"), 4 * MIB, pmem=True)
+    assert pmem_addresses(memory, [disk, disk]) == [expected, expected + GIB]
+
+
+@pytest.mark.parametrize("memory", [256, 3583, 3584, 4096, 4097])
+@pytest.mark.parametrize("sizes", [[2 * MIB], [4 * MIB, 1026 * MIB, 2 * MIB]])
+def test_qemu_agrees_with_the_map(tmp_path: Path, memory: int, sizes: list[int]) -> None:
+    """QEMU itself refuses a device at an address outside of its device memory."""
+    disks = []
+    for index, size in enumerate(sizes):
+        path = tmp_path / f"disk{index}"
+        with path.open("wb") as file:
+            file.truncate(size)
+        disks.append(Disk(path, size, pmem=True))
+    built = replace(machine(memory=memory, network=False), disks=tuple(disks))
+    command = qemu_argv(BINARY, built, Sockets(5, 6, 7))
+    for flag in ("-kernel", "-initrd", "-append", "-chardev", "-chardev", "-chardev", "-serial"):
+        at = command.index(flag)
+        del command[at : at + 2]
+    command = [
+        word.replace("chardev=control,", "").replace("chardev=stream,", "") for word in command
+    ]
+    done = subprocess.run(
+        [*command, "-S", "-monitor", "stdio"],
+        input=b"info memory-devices\nquit\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for address in pmem_addresses(memory, disks):
+        assert f"addr: {address:#x}".encode() in done.stdout
+
+
+def test_a_port_taken_after_the_check_is_explained_too() -> None:
+    said = (
+        "qemu-system-x86_64: -netdev user,id=net0,hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80: "
+        "Could not set up host forwarding rule 'tcp:0.0.0.0:8080-10.0.2.15:80'\n"
+    )
+    error = explain(said, machine(ports=(PortForward(8080, 80),)))
+    assert isinstance(error, InputError)
+    assert str(error).startswith("host port 0.0.0.0:8080/tcp is in use; ")
+
+
+def test_the_last_line_of_qemu_is_the_reason() -> None:
+    error = explain("warning\nqemu-system-x86_64: could not load kernel 'x': bad\n\n", machine())
+    assert str(error) == "QEMU could not start the VM: could not load kernel 'x': bad"
+    assert explain(" \n", machine()) is None
+
+
+def test_qemu_missing_names_its_package(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="apt install qemu-system-x86"):
+        find_qemu(str(tmp_path))

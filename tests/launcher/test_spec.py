@@ -1,0 +1,105 @@
+"""What the guest is told to run: docker's rules for argv and environment, hyperstart's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperbuild.converter.errors import InputError
+from hyperbuild.launcher.bundle import User
+from hyperbuild.launcher.errors import BootError
+from hyperbuild.launcher.machine import Accel, MachineOptions, build_machine
+from hyperbuild.launcher.spec import arguments, environment, spec_files
+from tests.launcher.support import make_files, make_process
+
+
+def spec(options: MachineOptions | None = None, **process: Any) -> dict[str, bytes]:
+    files = make_files(**process)
+    chosen = options or MachineOptions()
+    machine = build_machine(files, chosen, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None)
+    return spec_files(
+        files.bundle,
+        chosen,
+        machine,
+        hostname="host",
+        clock=1_700_000_000_000_000_000,
+        seed=b"\1\0",
+    )
+
+
+def test_the_files_are_those_of_the_contract() -> None:
+    assert spec(user=User(101, 102, (5, 6)), env=("A=b", "C="), cwd="/srv") == {
+        "argv": b"/entry\0default\0",
+        "environ": b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0"
+        b"HOSTNAME=host\0A=b\0C=\0HOME=/root\0",
+        "cwd": b"/srv",
+        "user": b"101 102 5 6\n",
+        "rootfs": b"/dev/pmem0 erofs dax\n",
+        "hostname": b"host",
+        "net": b"address 10.0.2.15/24\ngateway 10.0.2.2\n",
+        "hosts": b"127.0.0.1\tlocalhost\n10.0.2.15\thost\n",
+        "resolv.conf": b"nameserver 10.0.2.3\n",
+        "stop-signal": b"15",
+        "clock": b"1700000000000000000",
+        "seed": b"\1\0",
+    }
+
+
+def test_a_block_device_without_network() -> None:
+    files = spec(MachineOptions(dax=False, network=False))
+    assert files["rootfs"] == b"/dev/vda erofs -\n"
+    assert files["net"] == b""
+    assert files["resolv.conf"] == b""
+    assert files["hosts"] == b"127.0.0.1\tlocalhost\n127.0.1.1\thost\n"
+
+
+def test_arguments_replace_cmd_and_follow_entrypoint() -> None:
+    assert arguments(make_process(), ()) == ("/entry", "default")
+    assert arguments(make_process(), ("a", "b")) == ("/entry", "a", "b")
+    assert arguments(make_process(entrypoint=(), args=("sh",)), ("ls",)) == ("ls",)
+
+
+def env(process: dict[str, Any], **options: Any) -> dict[str, str]:
+    composed = environment(make_process(**process), "host", MachineOptions(**options))
+    return dict(variable.split("=", 1) for variable in composed)
+
+
+def test_the_environment_is_composed_as_docker_does() -> None:
+    assert env({"env": ("PATH=/bin", "A=1", "B=2")}, env=("A=9", "B", "E==")) == {
+        "PATH": "/bin",
+        "HOSTNAME": "host",
+        "A": "9",
+        "E": "=",
+        "HOME": "/root",
+    }
+    assert env({"env": ("HOME=/x",)})["HOME"] == "/x"
+    assert env({"home": ""})["HOME"] == "/"
+    assert "TERM" not in env({})
+    assert env({}, tty=True)["TERM"] == "xterm"
+
+
+def test_bytes_of_the_command_line_stay_bytes() -> None:
+    assert spec(MachineOptions(args=("\udcff",)))["argv"] == b"/entry\0\xff\0"
+
+
+@pytest.mark.parametrize(
+    ("process", "error", "said"),
+    [
+        ({"args": (), "entrypoint": ()}, InputError, "names no command"),
+        ({"args": ("",)}, InputError, "names no command"),
+        ({"args": ("/a\0b",)}, InputError, "NUL"),
+        ({"args": ("\ud800",)}, InputError, "not Unicode"),
+        ({"env": ("A=\0",)}, InputError, "NUL"),
+        ({"cwd": "relative"}, InputError, "not an absolute path"),
+        ({"cwd": "/a\nb"}, InputError, "not an absolute path"),
+        ({"cwd": ""}, InputError, "not an absolute path"),
+        ({"problem": "user nobody9 is unknown"}, BootError, "nobody9"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    process: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        spec(**process)
