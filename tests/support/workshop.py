@@ -31,7 +31,7 @@ def default_cache() -> Path:
 def as_root(*argv: str | Path) -> list[str]:
     """Return argv, behind sudo when the caller is not root."""
     words = [str(word) for word in argv]
-    return words if os.geteuid() == 0 else ["sudo", "-n", *words]
+    return words if os.geteuid() == 0 else ["sudo", *words]
 
 
 @dataclass(frozen=True, slots=True)
