@@ -150,9 +150,3 @@ def test_no_file_is_too_long_to_read() -> None:
     code = [path for path in tracked_files() if path.suffix in {".py", ".c", ".h"}]
     lengths = {path: len(path.read_text(errors="replace").splitlines()) for path in code}
     assert not {path: length for path, length in lengths.items() if length > 600}
-
-
-def test_python_sources_say_what_they_are_for() -> None:
-    sources = [path for path in tracked_files() if path.suffix == ".py"]
-    silent = [path for path in sources if not path.read_text().startswith(('"""', 'r"""', "#!"))]
-    assert not silent
