@@ -33,6 +33,7 @@ from hyperbuild.converter.reference import parse_reference
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import BinaryIO
 
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.store import Store
@@ -299,30 +300,40 @@ def _digest(file: Range) -> str:
 def _uncompressed(fd: int, path: Path, store: Store) -> int:
     """Return fd, or if the archive is compressed as a whole, a nameless file with its content."""
     magic = os.pread(fd, 4, 0)
-    if magic.startswith(_GZIP):
-        from isal import igzip
+    if not magic.startswith(_GZIP) and magic != _ZSTD:
+        return fd
+    with os.fdopen(fd, "rb") as packed, _opened(packed, magic) as content:
 
-        opened: Any = igzip.IGzipFile(fileobj=os.fdopen(fd, "rb"))  # type: ignore[no-untyped-call]
-    elif magic == _ZSTD:
+        def read(size: int) -> bytes:
+            try:
+                piece: bytes = content.read(size)
+            except Exception as error:  # each library has errors of its own
+                raise ContentError(
+                    f"{path}: its compressed stream is damaged; save the image again"
+                ) from error
+            return piece
+
+        return spool(read, path, store)
+
+
+def _opened(packed: BinaryIO, magic: bytes) -> Any:
+    if magic == _ZSTD:
         import zstandard
 
-        opened = zstandard.ZstdDecompressor().stream_reader(
-            os.fdopen(fd, "rb"), read_across_frames=True
-        )
-    else:
-        return fd
-    with opened:
-        return spool(opened.read, path, store)
+        return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+    from isal import igzip
+
+    return igzip.IGzipFile(fileobj=packed)  # type: ignore[no-untyped-call]
 
 
 def spool(read: Callable[[int], bytes], where: object, store: Store) -> int:
     """Copy what read gives into a nameless file in the store, and return its descriptor."""
-    try:
-        with tempfile.TemporaryFile(dir=store.workspace()) as file:
-            while piece := read(_PIECE):
-                file.write(piece)
-            file.flush()
-            return os.dup(file.fileno())
-    except (OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "its compressed stream is damaged"
-        raise UnavailableError(f"cannot unpack {where} into {store.root}: {reason}") from error
+    with tempfile.TemporaryFile(dir=store.workspace(), buffering=0) as file:
+        while piece := read(_PIECE):
+            try:
+                files.write_all(file.fileno(), piece)
+            except OSError as error:
+                raise UnavailableError(
+                    f"cannot unpack {where} into {store.root}: {error.strerror}; free space there"
+                ) from error
+        return os.dup(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _DEPTH_LIMIT = 4
-_MANIFESTS_LIMIT = 1000
+_ENTRIES_LIMIT = 1000
 _CONFIG_TYPES = frozenset({oci.OCI_CONFIG, oci.DOCKER_CONFIG})
 _ATTESTATION = "vnd.docker.reference.type"
 
@@ -46,7 +47,7 @@ def resolve(
     """
     seen: list[oci.Platform] = []
     unnamed, best, best_rank = [], None, None
-    for leaf in _leaves(reference, offered, read, 0):
+    for leaf in _leaves(reference, offered, read):
         if leaf.platform is None:
             unnamed.append(leaf)
             continue
@@ -56,7 +57,7 @@ def resolve(
             best, best_rank = leaf, rank
     if best is not None:
         return _image(reference, best, read)
-    for leaf in unnamed[:_MANIFESTS_LIMIT]:
+    for leaf in unnamed:
         image = _image(reference, leaf, read)
         seen.append(image.platform)
         if _runs(wanted, image.platform):
@@ -97,17 +98,25 @@ def _runs(wanted: oci.Platform, offered: oci.Platform) -> bool:
 
 
 def _leaves(
-    reference: Reference, offered: Sequence[oci.Descriptor], read: Read, depth: int
+    reference: Reference, offered: Sequence[oci.Descriptor], read: Read
 ) -> Iterator[oci.Descriptor]:
-    for descriptor in offered:
+    """Yield the manifests among offered and, in their place, those that indexes lead to."""
+    pending = deque((descriptor, 0) for descriptor in offered)
+    entries = len(pending)
+    while pending:
+        descriptor, depth = pending.popleft()
         if is_attestation(descriptor):
             continue
         if descriptor.media_type in oci.INDEX_TYPES:
-            if depth == _DEPTH_LIMIT:
-                raise ContentError(f"{reference}: indexes nested deeper than {_DEPTH_LIMIT}")
             where = f"{reference}: index {descriptor.digest}"
-            index = oci.Index.read(_read(descriptor, read, str(reference)), where)
-            yield from _leaves(reference, index.manifests, read, depth + 1)
+            manifests = oci.Index.read(_read(descriptor, read, str(reference)), where).manifests
+            entries += len(manifests)
+            if depth == _DEPTH_LIMIT or entries > _ENTRIES_LIMIT:
+                raise ContentError(
+                    f"{reference}: indexes nested deeper than {_DEPTH_LIMIT} or of more than "
+                    f"{_ENTRIES_LIMIT} entries; name one image in it by digest"
+                )
+            pending.extendleft((entry, depth + 1) for entry in reversed(manifests))
         elif descriptor.media_type in oci.MANIFEST_TYPES:
             yield descriptor
         elif descriptor.media_type.startswith(oci.SCHEMA_1):
