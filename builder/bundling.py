@@ -94,10 +94,13 @@ def make_bundle(
         config=image.config.config,
         process=process,
         rootfs=RootfsInfo("erofs", rootfs.size, rootfs.digest(), image.config.diff_ids),
-        kernel=parts.kernel
-        and KernelInfo(parts.kernel.version, parts.kernel.digest, parts.kernel.config_digest),
-        initramfs=parts.initramfs and parts.initramfs.digest,
+        kernel=_kernel_info(parts.kernel) if parts.kernel else None,
+        initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
+
+
+def _kernel_info(kernel: Kernel) -> KernelInfo:
+    return KernelInfo(kernel.version, kernel.digest, kernel.config_digest)
 
 
 def store_bundle(

@@ -114,6 +114,82 @@ def convert(
     click.echo(result.to_json() if as_json else result.name)
 
 
+@cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.argument("image", metavar="IMAGE|BUNDLE")
+@click.argument("command", nargs=-1, metavar="[CMD]...")
+@click.option(
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="[IP:]HOST:GUEST[/udp]",
+    help="Forward a host port to the guest.",
+)
+@click.option(
+    "-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone takes the host's."
+)
+@click.option("-m", "--memory", default="256M", show_default=True, metavar="SIZE", help="RAM.")
+@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="CPUs.")
+@click.option("--hostname", default="", help="Host name of the guest; default: random.")
+@click.option(
+    "--network",
+    type=click.Choice(["user", "none"]),
+    default="user",
+    show_default=True,
+    help="The guest's network.",
+)
+@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on to the application.")
+@click.option(
+    "--pull",
+    type=click.Choice(["missing", "always"]),
+    default="missing",
+    show_default=True,
+    help="Ask the registry only for what is not in the store, or always.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Stop the guest after S seconds, with status 124.",
+)
+@click.option(
+    "--rootfs",
+    "rootfs_as",
+    type=click.Choice(["dax", "blk"]),
+    default="dax",
+    show_default=True,
+    help="Map the root file system (persistent memory), or read it as a block device.",
+)
+@click.option("--require-dax", is_flag=True, help="Fail unless the guest proves that DAX works.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Write the boot timeline into FILE.json.",
+)
+@click.option(
+    "--accel",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    envvar="HYPERBUILD_ACCEL",
+    help="Hardware virtualization or emulation.",
+)
+@_kernel_file
+@_platform
+@_authfile
+@_pass_context
+def boot(context: Context, /, **options: Any) -> int:
+    """Boot IMAGE, or a BUNDLE (a directory or a digest of `images`), and run its application.
+
+    CMD replaces the image's Cmd and follows its Entrypoint, as under docker. The exit status is
+    the application's (128+N for death by signal N), 125 if it could not be started, 124 after a
+    timeout.
+    """
+    from hyperbuild.builder.booting import BootOptions, boot_image
+
+    return boot_image(context, BootOptions(**options))
+
+
 @cli.command()
 @_pass_context
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")

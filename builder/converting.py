@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import Parts, StoredBundle, store_bundle
 from hyperbuild.builder.export import export_bundle
-from hyperbuild.builder.parts import custom_kernel, make_initramfs, make_kernel
+from hyperbuild.builder.parts import custom_kernel, default_kernel, make_initramfs
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference
@@ -99,7 +99,7 @@ def _resolved(
 def _parts(context: Context, request: Request) -> Parts:
     if not request.with_kernel:
         return Parts(None, None)
-    kernel = custom_kernel(request.kernel_file) if request.kernel_file else make_kernel(context)
+    kernel = custom_kernel(request.kernel_file) if request.kernel_file else default_kernel(context)
     return Parts(kernel, make_initramfs(context))
 
 

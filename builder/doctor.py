@@ -64,14 +64,17 @@ def _qemu(_: Context) -> Finding:
 
 
 def _acceleration(context: Context) -> Finding:
-    from hyperbuild.launcher.host import choose_accelerator
+    from hyperbuild.launcher.host import choose_accel, read_cpu
+    from hyperbuild.launcher.machine import Accel
 
     try:
-        chosen = choose_accelerator(context.environment.get("HYPERBUILD_ACCEL", "auto"))
-    except HyperbuildError as error:
+        chosen = choose_accel(
+            Accel(context.environment.get("HYPERBUILD_ACCEL", "auto")), read_cpu()
+        )
+    except (HyperbuildError, ValueError) as error:
         return Finding("acceleration", False, str(error), "unset HYPERBUILD_ACCEL")
-    detail = {"kvm": "KVM", "tcg": "TCG: virtual machines are emulated and slower than under KVM"}
-    return Finding("acceleration", True, detail[chosen])
+    detail = "KVM" if chosen is Accel.KVM else "TCG: VMs are emulated, slower than under KVM"
+    return Finding("acceleration", True, detail)
 
 
 def _musl(_: Context) -> Finding:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from hyperbuild.converter.errors import NotFoundError
 from hyperbuild.converter.files import open_regular
 
 if TYPE_CHECKING:
@@ -37,6 +38,19 @@ def make_kernel(
             context.cache, found, jobs=jobs or os.cpu_count() or 1, progress=context.console
         )
     return kernel
+
+
+def default_kernel(context: Context) -> Kernel:
+    """Return the HyperKernel as ``make_kernel``; a cached one where there is no source to build."""
+    from hyperbuild.kernel.build import cached_kernels
+
+    try:
+        return make_kernel(context)
+    except NotFoundError:
+        cached = cached_kernels(context.cache)
+        if not cached:
+            raise
+        return cached[-1]
 
 
 def custom_kernel(path: Path) -> Kernel:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.session import Outcome
 
 _SEED_SIZE = 64
+#: The last event before the application runs (docs/hyperstart.md).
+EXEC = "exec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,15 @@ def run_vm(
     streams: Streams | None = None,
     progress: Progress = QUIET,
     started: int | None = None,
-    on_event: Callable[[str], None] | None = None,
+    on_started: Callable[[Timeline], None] | None = None,
 ) -> VMResult:
     """Boot files, carry the application's streams and wait for its end.
 
     search_path is where programs are found (as in PATH). started, in nanoseconds of
-    CLOCK_MONOTONIC, begins the timeline (``timeline.process_start``). on_event hears each of
-    hyperstart's steps as it is told. While it runs in the main thread, SIGINT, SIGTERM and SIGHUP
-    stop the VM: the first asks the application, within the grace of options; the next kills. On
-    every way out, the death of this process included, the hypervisor is gone.
+    CLOCK_MONOTONIC, begins the timeline (``timeline.process_start``); on_started is called with
+    it when the application is started. While it runs in the main thread, SIGINT, SIGTERM and
+    SIGHUP stop the VM: the first asks the application, within the grace of options; the next
+    kills. On every way out, the death of this process included, the hypervisor is gone.
 
     InputError, AccessError, UnavailableError, ToolError: it can't be started as asked;
     LaunchError: hyperstart could not start the application; BootError: the VM failed;
@@ -102,7 +104,7 @@ def run_vm(
             stdin=taken.stdin,
             signals=signals,
         )
-        listener = _Listener(prepared.machine, options, timeline, progress, on_event)
+        listener = _Listener(prepared.machine, options, timeline, progress, on_started)
         session = Session(
             vm.child, wiring, listener.hear, timeout=options.timeout, grace=options.grace
         )
@@ -200,13 +202,13 @@ class _Listener:
     options: MachineOptions
     timeline: Timeline
     progress: Progress
-    on_event: Callable[[str], None] | None
+    on_started: Callable[[Timeline], None] | None
 
     def hear(self, message: Message, received: int) -> None:
         if isinstance(message, Event):
             self.timeline.mark_guest(message.name, message.nanoseconds, received)
-            if self.on_event:
-                self.on_event(message.name)
+            if message.name == EXEC and self.on_started:
+                self.on_started(self.timeline)
         elif isinstance(message, Exit):
             self.timeline.mark("exit", received)
         elif isinstance(message, Hello) and self.options.dax and message.facts.get("dax") != "1":
