@@ -104,12 +104,6 @@ class Platform:
             )
         return cls(*parts)
 
-    def runs(self, offered: Platform) -> bool:
-        """Tell whether an image offered for that platform is what self asks for."""
-        return (self.os, self.architecture) == (offered.os, offered.architecture) and (
-            not self.variant or self.variant == offered.variant
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
