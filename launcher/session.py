@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 #: Exit status after a timeout, as timeout(1) has it.
 TIMEOUT_STATUS = 124
 
-#: Seconds that a guest has to power off once it said that it will.
-_POWER_OFF = 5.0
 #: Seconds beyond its grace after which a guest that was asked to stop is killed.
 _MARGIN = 2.0
 _CHUNK = 256 << 10
@@ -249,8 +247,13 @@ class Session:
                 self.outcome.exit = message
             else:
                 self.outcome.failure = message
-            self._kill_at = time.monotonic() + _POWER_OFF
+            self._end_if_done()
         self._on_message(message, received)
+
+    def _end_if_done(self) -> None:
+        """End the VM as soon as it has told everything ("The end" in docs/hyperstart.md)."""
+        if self.outcome.failure or (self.outcome.exit and self._stream.ended):
+            self._kill()
 
     def _carry_stream(self, fd: int) -> None:
         if self._input:
@@ -261,6 +264,7 @@ class Session:
             for frame in self._stream.feed(self._read(fd)):
                 output = self._stdout if frame.sequence == STDOUT else self._stderr
                 output.feed(frame.data)
+            self._end_if_done()
         except ContentError as error:
             self._close(fd)
             self._fail(error)

@@ -1,0 +1,59 @@
+/* A guest that does what no guest should: its first argument says what. */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int port(int number)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/vport0p%d", number);
+	int fd = open(path, O_RDWR);
+	if (fd < 0) {
+		snprintf(path, sizeof(path), "/dev/vport1p%d", number);
+		fd = open(path, O_RDWR);
+	}
+	return fd;
+}
+
+int main(void)
+{
+	char what[64] = "";
+	static char noise[1 << 16];
+	int fd;
+
+	mkdir("/dev", 0755);
+	mount("dev", "/dev", "devtmpfs", 0, "");
+	fd = open("/spec/argv", O_RDONLY);
+	if (read(fd, what, sizeof(what) - 1) <= 0)
+		return 1;
+	memset(noise, 0xEE, sizeof(noise));
+	if (!strcmp(what, "control-nonsense"))
+		(void)!write(port(1), noise, 4096);
+	else if (!strcmp(what, "stream-nonsense"))
+		(void)!write(port(2), noise, 4096);
+	else if (!strcmp(what, "old-protocol"))
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\2", 12);
+	else if (!strcmp(what, "no-dax"))
+		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\1dax=0\n", 18);
+	else if (!strcmp(what, "complaint"))
+		puts("hyperstart: no ports, say");
+	else if (!strcmp(what, "panic"))
+		return 0;
+	else if (!strcmp(what, "deaf"))
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\1", 12);
+	else if (!strcmp(what, "flood")) {
+		int console = open("/dev/console", O_WRONLY);
+		for (int i = 0; i < 16; i++)
+			(void)!write(console, noise, sizeof(noise));
+	}
+	if (!strcmp(what, "deaf") || !strcmp(what, "mute") || strstr(what, "nonsense"))
+		for (;;)
+			pause();
+	reboot(RB_AUTOBOOT);
+}
