@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 
 _DEBIAN = Path("/usr/src")
 
-#: What an x86 kernel is not made of, as tar's patterns for paths below the top. The top of
-#: Documentation stays: its Kconfig is read.
-SKIPPED = ("Documentation/*/*", "arch/[a-wyz]*/*", "tools/arch/[a-wyz]*/*", "tools/testing/*")
+#: What an x86 kernel is not made of, as tar's patterns for paths below the top directory. Every
+#: Kconfig stays, and every Makefile: they include each other across architectures.
+SKIPPED = (
+    "Documentation/*/*",
+    "arch/[a-wyz]*/*.[chS]",
+    "arch/[a-wyz]*/*.dts",
+    "arch/[a-wyz]*/*.dtsi",
+    "tools/testing/*",
+)
 
 
 @dataclass(frozen=True, slots=True)

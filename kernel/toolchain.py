@@ -32,7 +32,11 @@ TOOLS = {
     "perl": "perl",
 }
 
-_FIRST_ERROR = re.compile(r"\b(?:error|fatal error|undefined reference)\b|\*\*\*|not found|cannot ")
+#: Words of a failure, from the most telling: a tool's own, then make's line about it.
+_ERRORS = (
+    re.compile(r"\b(?:error|undefined reference|can't|[Cc]annot|not found)\b"),
+    re.compile(r"\*\*\*"),
+)
 
 
 def check_tools(tools: dict[str, str] = TOOLS, path: str = PATH) -> None:
@@ -149,7 +153,8 @@ def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
 def first_error(lines: list[str]) -> str:
     """Return the line of a tool's output that tells most: the first error, else the last line."""
     spoken = [line.strip() for line in lines if line.strip()]
-    for line in spoken:
-        if _FIRST_ERROR.search(line):
-            return line
+    for pattern in _ERRORS:
+        for line in spoken:
+            if pattern.search(line) and (pattern is _ERRORS[-1] or "***" not in line):
+                return line
     return spoken[-1] if spoken else "it said nothing"

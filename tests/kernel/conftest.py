@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from hyperbuild.kernel.source import find_source, unpack
 from tests.kernel.tiny import PROGRAM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from hyperbuild.kernel.build import Kernel
@@ -28,13 +30,15 @@ def kernel(shared_cache: Path) -> Kernel:
 
 
 @pytest.fixture(scope="session")
-def linux_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def linux_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give Debian's kernel source, unpacked."""
     directory = tmp_path_factory.mktemp("linux")
     tree = directory / "tree"
     tree.mkdir()
     unpack(find_source(directory, None, progress=QUIET), tree, directory, QUIET)
-    return tree
+    yield tree
+    # A gigabyte: pytest would keep it for three sessions.
+    shutil.rmtree(tree)
 
 
 @pytest.fixture(scope="session")
