@@ -21,7 +21,11 @@ WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 #: Names that AUFS kept for itself; layers made on it hold them, runtimes skip them.
 AUFS_META = b".wh..wh."
+#: The attributes of the namespace ``system`` that files can have.
+ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAME_LIMIT = 255
+#: Linux's PATH_MAX, less its NUL.
+PATH_LIMIT = 4095
 TARGET_LIMIT = 4095
 
 _TYPE_BITS = {
@@ -68,7 +72,7 @@ def read_layer(
             progress.warn(f"{stream.where}: socket {printable(path)} is skipped")
             continue
         else:
-            inode = _inode(member, number, stream)
+            inode = _inode(member, number, stream, progress)
             entry = Entry(path, inode)
             if member.size and member.type == tar.REGULAR and keep(number, path):
                 inode.block = _write(member, stream, extents)
@@ -96,6 +100,11 @@ def _clean(name: bytes, stream: LayerStream) -> bytes:
             f"{stream.where}: the name {printable(path[:64])!r}… has a component over "
             f"{NAME_LIMIT} bytes, which no file system holds"
         )
+    if len(path) > PATH_LIMIT:
+        raise ContentError(
+            f"{stream.where}: the name {printable(path[:64])!r}… has {len(path)} bytes; "
+            f"Linux knows paths of up to {PATH_LIMIT}"
+        )
     return path
 
 
@@ -111,7 +120,7 @@ def _hide(index: LayerIndex, parent: bytes, name: bytes, stream: LayerStream) ->
         index.whiteouts.append(parent + b"/" + hidden if parent else hidden)
 
 
-def _inode(member: Member, number: int, stream: LayerStream) -> Inode:
+def _inode(member: Member, number: int, stream: LayerStream, progress: Progress) -> Inode:
     type_bits = _TYPE_BITS.get(member.type)
     if type_bits is None:
         raise ContentError(
@@ -138,16 +147,26 @@ def _inode(member: Member, number: int, stream: LayerStream) -> Inode:
         entry=number,
         device=member.device,
         target=member.link if member.type == tar.SYMLINK else b"",
-        xattrs=member.xattrs and _kept_xattrs(member.xattrs),
+        xattrs=member.xattrs and _kept_xattrs(member, stream, progress),
         children={} if member.type == tar.DIRECTORY else None,
     )
 
 
-def _kept_xattrs(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
-    """Drop ``trusted.*``: it is state of the host that made the layer (overlayfs, say)."""
-    return {
-        name: value for name, value in sorted(xattrs.items()) if not name.startswith(b"trusted.")
-    } or None
+def _kept_xattrs(
+    member: Member, stream: LayerStream, progress: Progress
+) -> dict[bytes, bytes] | None:
+    """Drop ``trusted.*``, state of the host that made the layer, and what Linux has no room for."""
+    kept = {}
+    for name, value in sorted((member.xattrs or {}).items()):
+        namespace, _, rest = name.partition(b".")
+        if name in ACLS or (namespace in (b"user", b"security") and rest):
+            kept[name] = value
+        elif namespace != b"trusted":
+            progress.warn(
+                f"{stream.where}: {printable(member.name)}: "
+                f"the extended attribute {printable(name)} is no attribute of Linux and is dropped"
+            )
+    return kept or None
 
 
 def _write(member: Member, stream: LayerStream, extents: ExtentWriter) -> int:

@@ -250,6 +250,19 @@ def test_attributes_and_special_files_survive(tmp_path: Path) -> None:
     assert seen["pipe"].info.mtime == TIME
 
 
+def test_attributes_that_linux_does_not_have_are_dropped(tmp_path: Path) -> None:
+    odd = {"com.apple.quarantine": b"1", "system.nfs4_acl": b"2", "user.": b"3", "user.x": b"4"}
+    seen = flat(tmp_path, layer(f("f", "x", xattrs=odd)))
+    assert seen["f"].info.xattrs == {b"user.x": b"4"}
+
+
+def test_paths_that_linux_cannot_open_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContentError, match="bytes"):
+        flat(tmp_path, layer(f("/".join(["d" * 200] * 21))))
+    with pytest.raises(ContentError, match="component"):
+        flat(tmp_path, layer(f("n" * 256)))
+
+
 def test_aufs_metadata_is_skipped(tmp_path: Path) -> None:
     assert set(flat(tmp_path, layer(f(".wh..wh.aufs"), d(".wh..wh.plnk/"), f("x")))) == {"", "x"}
 
