@@ -14,13 +14,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import ToolError
+from hyperbuild.converter.errors import InputError, ToolError
 from hyperbuild.converter.files import TEMPORARY_PREFIX, fsync_directory, locked, sweep
 from hyperbuild.kernel.elf import read_kernel
 from hyperbuild.kernel.kconfig import configure, load_profile, render
@@ -79,6 +80,7 @@ def build_kernel(
     with locked(room / f".lock-{key}"):
         if kernel := _load(room / key):
             return kernel
+        _check_place(room)
         check_tools()
         with _scratch(room) as scratch:
             unpack(source, _made(scratch / "tree"), cache, progress)
@@ -110,6 +112,15 @@ def cached_kernels(cache: Path) -> list[Kernel]:
 def _key(source: KernelSource, fragments: Sequence[Fragment]) -> str:
     made_of = [_RECIPE, SKIPPED, source.digest, render(fragments), toolchain()]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def _check_place(room: Path) -> None:
+    """Refuse, before any work, what the kernel's Makefile refuses."""
+    if re.search(r"[\s:]", str(room.absolute())):
+        raise InputError(
+            f"no kernel can be built in {room}, whose path has a space or a colon; "
+            "choose another cache directory"
+        )
 
 
 def _load(directory: Path) -> Kernel | None:

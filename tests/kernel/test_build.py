@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hyperbuild.converter.errors import HyperbuildError, ToolError
+from hyperbuild.converter.errors import HyperbuildError, InputError, ToolError
 from hyperbuild.converter.progress import QUIET, Task
 from hyperbuild.kernel.build import Kernel, build_kernel, cached_kernels, find_kernel
 from hyperbuild.kernel.kconfig import dropped, load_profile, parse_config
@@ -216,6 +216,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         pause.wait(0.05)
     raise AssertionError("it never happened")
+
+
+def test_a_cache_that_make_cannot_work_in_is_refused_at_once(
+    tmp_path: Path, tiny: KernelSource
+) -> None:
+    with pytest.raises(InputError, match="has a space or a colon; choose another"):
+        build_kernel(tmp_path / "my cache", tiny, jobs=1, progress=QUIET)
+    assert builds(tmp_path) == 0
 
 
 def test_every_missing_tool_is_told_at_once(tmp_path: Path) -> None:
