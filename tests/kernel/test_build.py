@@ -211,7 +211,7 @@ def has_ended(pid: int) -> bool:
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until condition() holds; a hang ends in a failure."""
     pause = threading.Event()
-    for _ in range(600):
+    for _ in range(1200):
         if condition():
             return
         pause.wait(0.05)
