@@ -296,6 +296,9 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(error, f"{place}{error.strerror or error}", failure, arguments)
+    except Exception as error:
+        text = f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"
+        return _fail(error, text, failure, arguments)
     return status if isinstance(status, int) else 0
 
 
