@@ -23,7 +23,7 @@ STREAM_PORT = "sh.hyper.channel.1"
 #: A pmem device starts and ends on the CPU's large pages, or the guest kernel drops DAX.
 DAX_ALIGNMENT = 2 << 20
 
-_SMALLEST_MEMORY = 32
+_SMALLEST_MEMORY = 48
 _LARGEST_MEMORY = 512 << 10
 _LARGEST_CPUS = 64
 

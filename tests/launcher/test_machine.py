@@ -120,8 +120,8 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"memory": 16}, "16 MiB: give 32M to 512G"),
-        ({"memory": 1 << 20}, "give 32M"),
+        ({"memory": 16}, "16 MiB: give 48M to 512G"),
+        ({"memory": 1 << 20}, "give 48M"),
         ({"cpus": 0}, "0 CPUs"),
         ({"cpus": 65}, "65 CPUs"),
         ({"ports": (PortForward(1, 1),), "network": False}, "needs a network"),
