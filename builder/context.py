@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,16 +41,17 @@ class Context:
 
         return Store(self.data)
 
-    def registries(self, authfile: Path | None) -> RegistrySettings:
-        """Read how to reach registries: credentials, mirrors, proxies."""
+    def registries(self, authfile: Path | None, transport: str) -> RegistrySettings:
+        """Read how to reach images by transport: credentials, mirrors, proxies, the engine."""
         from hyperbuild.converter.settings import (
             RegistrySettings,
             credential_files,
+            docker_socket,
             read_hosts,
         )
 
         hosts = self.config / "registries.toml"
-        return RegistrySettings(
+        settings = RegistrySettings(
             credential_files=credential_files(authfile, self.environment, self.home),
             hosts=read_hosts(hosts) if hosts.exists() else {},
             proxies={
@@ -59,6 +60,9 @@ class Context:
                 if (value := self.environment.get(name) or self.environment.get(name.lower()))
             },
         )
+        if transport == "docker-daemon":
+            return replace(settings, docker_socket=docker_socket(self.environment))
+        return settings
 
 
 def read_context(environment: Mapping[str, str], console: Console) -> Context:

@@ -91,7 +91,7 @@ def _resolved(
         Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
     )
     store = context.store()
-    settings = context.registries(request.authfile)
+    settings = context.registries(request.authfile, reference.transport)
     with open_source(reference, store=store, settings=settings) as source:
         yield store, source, source.resolve(wanted, context.console)
 
