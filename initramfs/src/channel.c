@@ -3,13 +3,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
+
+#include "uevent.h"
 
 #define PORTS "/sys/class/virtio-ports"
 #define CONTROL_NAME "sh.hyper.channel.0"
 #define STREAM_NAME "sh.hyper.channel.1"
+
+enum { WAIT_MILLISECONDS = 5000 };
 
 void put_u32(uint8_t *to, uint32_t value)
 {
@@ -48,37 +54,71 @@ static bool port_is_called(const char *port, const char *wanted)
 	return strcmp(name, wanted) == 0;
 }
 
-static int open_port(const char *wanted, int flags, struct failure *why)
+static int open_port(const char *port)
 {
 	char path[320];
+
+	snprintf(path, sizeof(path), "/dev/%.255s", port);
+	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+/* Opens what is there and not open yet; whether both are open now. */
+static bool find_ports(void *subject)
+{
+	struct channel *channel = subject;
 	struct dirent *entry;
-	int fd = -1;
 	DIR *directory = opendir(PORTS);
 
 	if (directory == NULL)
-		return fail(why, STATUS_FAILED, "no virtio-serial ports: %s", strerror(errno));
-	errno = ENOENT;
-	while (fd < 0 && (entry = readdir(directory)) != NULL) {
-		if (entry->d_name[0] == '.' || !port_is_called(entry->d_name, wanted))
+		return false;
+	while ((entry = readdir(directory)) != NULL) {
+		if (entry->d_name[0] == '.')
 			continue;
-		snprintf(path, sizeof(path), "/dev/%.255s", entry->d_name);
-		fd = open(path, O_RDWR | O_CLOEXEC | flags);
-		if (fd < 0)
-			break;
+		if (channel->control < 0 && port_is_called(entry->d_name, CONTROL_NAME))
+			channel->control = open_port(entry->d_name);
+		else if (channel->stream < 0 && port_is_called(entry->d_name, STREAM_NAME))
+			channel->stream = open_port(entry->d_name);
 	}
-	if (fd < 0)
-		fail(why, STATUS_FAILED, "virtio-serial port %s: %s", wanted, strerror(errno));
 	closedir(directory);
-	return fd;
+	return channel->control >= 0 && channel->stream >= 0;
+}
+
+/* Waits until the host's end is open. The driver tells it only by waking up who polls, and a poll
+ * would return at once for the hang-up that there is until then: hence edges. */
+static int wait_connected(int port)
+{
+	struct epoll_event event = {.events = EPOLLOUT | EPOLLET};
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	bool is_connected = false;
+
+	if (epoll < 0)
+		return -1;
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, port, &event) == 0) {
+		while (!is_connected && epoll_wait(epoll, &event, 1, WAIT_MILLISECONDS) == 1)
+			is_connected = (event.events & EPOLLHUP) == 0;
+	}
+	close(epoll);
+	return is_connected ? 0 : -1;
 }
 
 int channel_open(struct channel *channel, struct failure *why)
 {
-	channel->control = open_port(CONTROL_NAME, 0, why);
-	if (channel->control < 0)
-		return -1;
-	channel->stream = open_port(STREAM_NAME, O_NONBLOCK, why);
-	return channel->stream < 0 ? -1 : 0;
+	if (wait_for_device(find_ports, channel, WAIT_MILLISECONDS) != 0)
+		return fail(why, STATUS_FAILED, "virtio-serial ports %s and %s: %s", CONTROL_NAME,
+			    STREAM_NAME, strerror(errno));
+	if (wait_connected(channel->control) != 0 || wait_connected(channel->stream) != 0)
+		return fail(why, STATUS_FAILED, "virtio-serial ports: no host at the other end");
+	return 0;
+}
+
+/* Waits until the port takes more; -1 if the host has closed it. */
+static int wait_writable(int port)
+{
+	struct pollfd watched = {.fd = port, .events = POLLOUT};
+
+	if (poll(&watched, 1, -1) < 0)
+		return errno == EINTR ? 0 : -1;
+	return watched.revents & (POLLHUP | POLLERR) ? -1 : 0;
 }
 
 static int send_message(const struct channel *channel, uint32_t type, const void *payload,
@@ -95,7 +135,7 @@ static int send_message(const struct channel *channel, uint32_t type, const void
 	while (sent < 8 + size) {
 		ssize_t count = write(channel->control, frame + sent, 8 + size - sent);
 
-		if (count < 0 && errno != EINTR)
+		if (count < 0 && (errno != EAGAIN || wait_writable(channel->control) != 0))
 			return -1;
 		if (count > 0)
 			sent += (size_t)count;

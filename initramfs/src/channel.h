@@ -17,15 +17,14 @@ enum message_type {
 	MESSAGE_ERROR = 4,
 	MESSAGE_SIGNAL = 16,
 	MESSAGE_STOP = 17,
-	MESSAGE_END = 18,
 };
 
 struct channel {
-	int control; /* -1 while there is none */
-	int stream;
+	int control; /* -1 while there is none, or once the host has closed it */
+	int stream;  /* likewise */
 };
 
-/* Opens the ports; neither is left open on failure. */
+/* Opens the ports, which may still be on their way. What could be opened stays so on failure. */
 int channel_open(struct channel *channel, struct failure *why);
 
 /* The senders do nothing without a control port. They return -1 if the host is gone. */

@@ -12,7 +12,7 @@ enum {
 
 struct failure {
 	uint32_t status;
-	char text[512];
+	char text[512]; /* printable ASCII */
 };
 
 /* Fills in why and returns -1, so that "return fail(...)" reads as what it is. */

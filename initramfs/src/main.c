@@ -12,26 +12,17 @@
 
 #include "channel.h"
 #include "failure.h"
+#include "moment.h"
 #include "network.h"
 #include "process.h"
 #include "rootfs.h"
 #include "spec.h"
 #include "supervise.h"
 
-enum { SEED_MAX = 512, NANOSECONDS = 1000000000 };
-
 struct stamp {
 	const char *name;
 	uint64_t nanoseconds;
 };
-
-static uint64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_BOOTTIME, &time);
-	return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
-}
 
 static int set_clock(uint64_t started, struct failure *why)
 {
@@ -53,15 +44,14 @@ static int seed_random(const struct text *seed, struct failure *why)
 		int buf_size;
 		char buf[SEED_MAX];
 	} pool;
-	size_t size = seed->size < SEED_MAX ? seed->size : SEED_MAX;
 	int fd = open("/dev/random", O_WRONLY | O_CLOEXEC);
 	int result;
 
 	if (fd < 0)
 		return fail(why, STATUS_FAILED, "/dev/random: %s", strerror(errno));
-	pool.entropy_count = (int)size * 8;
-	pool.buf_size = (int)size;
-	memcpy(pool.buf, seed->start, size);
+	pool.entropy_count = (int)seed->size * 8;
+	pool.buf_size = (int)seed->size;
+	memcpy(pool.buf, seed->start, seed->size);
 	result = ioctl(fd, RNDADDENTROPY, &pool);
 	explicit_bzero(&pool, sizeof(pool));
 	explicit_bzero(seed->start, seed->size);
@@ -126,10 +116,12 @@ static int run(struct channel *channel, struct failure *why)
 	signals = signals_open();
 	if (signals < 0)
 		return fail(why, STATUS_FAILED, "signalfd: %s", strerror(errno));
-	send_event(channel, now(), "exec");
-	if (process_start(&spec, &process, why) != 0 ||
-	    supervise(channel, &process, signals, (int)spec.stop_signal, &status, why) != 0)
+	if (process_start(&spec, &process, why) != 0)
 		return -1;
+	send_event(channel, process.executed, "exec");
+	if (supervise(channel, &process, signals, (int)spec.stop_signal, &status, why) != 0)
+		return -1;
+	sync();
 	send_exit(channel, status);
 	return 0;
 }
@@ -141,9 +133,7 @@ int main(void)
 
 	if (run(&channel, &why) != 0 && send_error(&channel, &why) != 0)
 		dprintf(STDERR_FILENO, "hyperstart: %s\n", why.text);
-	if (channel.control >= 0)
-		wait_for_host(&channel);
-	sync();
+	wait_for_host(&channel);
 	/* With -no-reboot a reset is the quickest way out of every machine, ACPI or not. */
 	reboot(RB_AUTOBOOT);
 	return STATUS_FAILED;

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "moment.h"
+
 enum { FILES_LIMIT = 1048576 }; /* what docker gives, and the kernel's fs.nr_open */
 
 /* What the child tells of a failure, through a pipe that a successful execve closes. */
@@ -17,6 +19,13 @@ struct report {
 	int error;
 	uint32_t status;
 	char step[16];
+};
+
+struct pipes {
+	int input[2];
+	int output[2];
+	int error[2];
+	int report[2];
 };
 
 static const char *variable(char *const *environ, const char *name)
@@ -91,20 +100,20 @@ static void reset_signals(void)
 }
 
 __attribute__((noreturn))
-static void become_application(const struct spec *spec, const int *ends, int report)
+static void become_application(const struct spec *spec, const struct pipes *pipes)
 {
 	const struct rlimit files = {FILES_LIMIT, FILES_LIMIT};
 	const struct user *user = &spec->user;
-	int input = open("/dev/null", O_RDONLY);
+	int report = pipes->report[1];
+	uint64_t executed;
 	int error;
 
 	reset_signals();
 	setsid();
 	umask(022);
-	if (input < 0 || dup2(input, 0) < 0 || dup2(ends[0], 1) < 0 || dup2(ends[1], 2) < 0)
+	if (dup2(pipes->input[0], 0) < 0 || dup2(pipes->output[1], 1) < 0 ||
+	    dup2(pipes->error[1], 2) < 0)
 		give_up(report, "standard files", errno, STATUS_FAILED);
-	if (input > 2)
-		close(input);
 	if (setrlimit(RLIMIT_NOFILE, &files) != 0)
 		give_up(report, "setrlimit", errno, STATUS_FAILED);
 	if (chdir(spec->cwd) != 0)
@@ -112,6 +121,9 @@ static void become_application(const struct spec *spec, const int *ends, int rep
 	if (setgroups(user->group_count, user->groups) != 0 || setgid(user->gid) != 0 ||
 	    setuid(user->uid) != 0)
 		give_up(report, "set user", errno, STATUS_FAILED);
+	executed = now();
+	if (write(report, &executed, sizeof(executed)) < 0)
+		_exit(STATUS_FAILED);
 	error = execute(spec);
 	give_up(report, "exec", error,
 		error == ENOENT || error == ENOTDIR || error == ELIBACC ? STATUS_NOT_FOUND
@@ -155,43 +167,65 @@ static int make_directories(const char *path, struct failure *why)
 	return 0;
 }
 
-static int open_pipes(const struct spec *spec, int output[2], int error[2], int report[2])
+static int open_pipes(const struct spec *spec, struct pipes *pipes)
 {
-	if (pipe2(output, O_CLOEXEC) != 0 || pipe2(error, O_CLOEXEC) != 0 ||
-	    pipe2(report, O_CLOEXEC) != 0)
+	if (pipe2(pipes->input, O_CLOEXEC) != 0 || pipe2(pipes->output, O_CLOEXEC) != 0 ||
+	    pipe2(pipes->error, O_CLOEXEC) != 0 || pipe2(pipes->report, O_CLOEXEC) != 0)
 		return -1;
 	/* An application without privileges may open /dev/stdout anew, as under docker. */
-	if (fchown(output[1], spec->user.uid, spec->user.gid) != 0 ||
-	    fchown(error[1], spec->user.uid, spec->user.gid) != 0)
+	if (fchown(pipes->input[0], spec->user.uid, spec->user.gid) != 0 ||
+	    fchown(pipes->output[1], spec->user.uid, spec->user.gid) != 0 ||
+	    fchown(pipes->error[1], spec->user.uid, spec->user.gid) != 0)
 		return -1;
-	if (fcntl(output[0], F_SETFL, O_NONBLOCK) != 0 || fcntl(error[0], F_SETFL, O_NONBLOCK) != 0)
+	if (fcntl(pipes->input[1], F_SETFL, O_NONBLOCK) != 0 ||
+	    fcntl(pipes->output[0], F_SETFL, O_NONBLOCK) != 0 ||
+	    fcntl(pipes->error[0], F_SETFL, O_NONBLOCK) != 0)
 		return -1;
 	return 0;
 }
 
+/* Reads what the child tells until execve closes the pipe: the time, and a report on failure. */
+static int hear_child(const struct spec *spec, int pipe, uint64_t *executed, struct failure *why)
+{
+	char told[sizeof(*executed) + sizeof(struct report)];
+	struct report report;
+	size_t size = 0;
+	ssize_t count;
+
+	while ((count = read(pipe, told + size, sizeof(told) - size)) > 0)
+		size += (size_t)count;
+	memcpy(executed, told, sizeof(*executed));
+	if (count == 0 && size == sizeof(*executed))
+		return 0;
+	/* A child that fails before its execve tells no time. */
+	if (size < sizeof(report))
+		return fail(why, STATUS_FAILED, "start %s: the child died", spec->argv[0]);
+	memcpy(&report, told + size - sizeof(report), sizeof(report));
+	return explain(spec, &report, why);
+}
+
 int process_start(const struct spec *spec, struct process *process, struct failure *why)
 {
-	int output[2], error[2], report[2];
-	struct report told;
-	ssize_t count;
+	struct pipes pipes;
+	int result;
 
 	if (make_directories(spec->cwd, why) != 0)
 		return -1;
-	if (open_pipes(spec, output, error, report) != 0)
+	if (open_pipes(spec, &pipes) != 0)
 		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
 	process->pid = fork();
 	if (process->pid < 0)
 		return fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
 	if (process->pid == 0)
-		become_application(spec, (int[]){output[1], error[1]}, report[1]);
-	close(output[1]);
-	close(error[1]);
-	close(report[1]);
-	process->output = output[0];
-	process->error = error[0];
-	do {
-		count = read(report[0], &told, sizeof(told));
-	} while (count < 0 && errno == EINTR);
-	close(report[0]);
-	return count == (ssize_t)sizeof(told) ? explain(spec, &told, why) : 0;
+		become_application(spec, &pipes);
+	close(pipes.input[0]);
+	close(pipes.output[1]);
+	close(pipes.error[1]);
+	close(pipes.report[1]);
+	process->input = pipes.input[1];
+	process->output = pipes.output[0];
+	process->error = pipes.error[0];
+	result = hear_child(spec, pipes.report[0], &process->executed, why);
+	close(pipes.report[0]);
+	return result;
 }

@@ -70,6 +70,11 @@ static int read_strings(const char *name, char **strings, struct failure *why)
 	return 0;
 }
 
+static bool is_line(const struct text *text)
+{
+	return strlen(text->start) == text->size && strchr(text->start, '\n') == NULL;
+}
+
 int spec_read(struct spec *spec, struct failure *why)
 {
 	struct text cwd, hostname, user, root, network;
@@ -89,10 +94,16 @@ int spec_read(struct spec *spec, struct failure *why)
 		return -1;
 	spec->cwd = cwd.start;
 	spec->hostname = hostname.start;
-	if (spec->argv[0] == NULL)
+	if (spec->argv[0] == NULL || spec->argv[0][0] == '\0')
 		return fail(why, STATUS_FAILED, "boot spec: argv is empty");
-	if (spec->cwd[0] != '/')
+	if (spec->cwd[0] != '/' || !is_line(&cwd))
 		return fail(why, STATUS_FAILED, "boot spec: cwd is not an absolute path");
+	if (hostname.size == 0 || hostname.size > HOSTNAME_MAX || !is_line(&hostname))
+		return fail(why, STATUS_FAILED, "boot spec: hostname is malformed");
+	if (spec->seed.size == 0 || spec->seed.size > SEED_MAX)
+		return fail(why, STATUS_FAILED, "boot spec: seed is not 1 to %d bytes", SEED_MAX);
+	if (spec->stop_signal == 0)
+		return fail(why, STATUS_FAILED, "boot spec: stop-signal is malformed");
 	if (parse_user(user.start, &spec->user) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: user is malformed");
 	if (parse_root_device(root.start, &spec->root) != 0)

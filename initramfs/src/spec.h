@@ -8,7 +8,7 @@
 #include "failure.h"
 #include "parse.h"
 
-enum { STRINGS_MAX = 16384 };
+enum { STRINGS_MAX = 16384, SEED_MAX = 512, HOSTNAME_MAX = 64 };
 
 struct text {
 	char *start;

@@ -8,23 +8,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FRAME_HEAD = 12, CHUNK = 32768 };
-enum { STREAM_OUTPUT = 1, STREAM_ERROR = 2 };
-enum { SIGNALS, CONTROL, STREAM, TIMER, OUTPUT, ERROR, WATCHED };
+#include "stream.h"
+
+enum { SIGNALS, CONTROL, TIMER, STREAM, WATCHED = STREAM + STREAM_WATCHED };
+
+/* The grace that an application is given when the host has gone without a word. */
+enum { ORPHAN_GRACE_MILLISECONDS = 10000 };
 
 struct supervisor {
-	const struct channel *channel;
-	struct pollfd watched[WATCHED];
+	struct channel *channel;
+	struct stream stream;
+	struct decoder decoder;
+	int signals;
+	int timer;
 	pid_t pid; /* 0 once the application is dead */
 	uint32_t status;
 	int stop_signal;
-	bool host_is_gone;
-	struct decoder decoder;
-	/* One frame on its way to the stream port: pipes are read only when there is none, so that
-	 * a slow host slows the application instead of filling memory. */
-	uint8_t frame[FRAME_HEAD + CHUNK];
-	size_t frame_size;
-	size_t frame_sent;
 };
 
 int signals_open(void)
@@ -33,6 +32,7 @@ int signals_open(void)
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGPIPE);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
 		return -1;
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -44,7 +44,7 @@ static void bury(struct supervisor *self)
 	pid_t pid;
 	int status;
 
-	while (read(self->watched[SIGNALS].fd, &info, sizeof(info)) > 0)
+	while (read(self->signals, &info, sizeof(info)) > 0)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid != self->pid)
@@ -69,18 +69,24 @@ static void arm(int timer, uint32_t milliseconds)
 	timerfd_settime(timer, 0, &when, NULL);
 }
 
+static void stop(struct supervisor *self, uint32_t grace)
+{
+	if (self->pid == 0)
+		return;
+	kill(self->pid, self->stop_signal);
+	arm(self->timer, grace);
+}
+
 static void obey(struct supervisor *self, const struct message *message)
 {
 	uint32_t number = get_u32(message->payload);
 
 	if (self->pid == 0 || message->size != 4)
 		return;
-	if (message->type == MESSAGE_SIGNAL && number < (uint32_t)NSIG) {
+	if (message->type == MESSAGE_SIGNAL && number < (uint32_t)NSIG)
 		kill(self->pid, (int)number);
-	} else if (message->type == MESSAGE_STOP) {
-		kill(self->pid, self->stop_signal);
-		arm(self->watched[TIMER].fd, number);
-	}
+	else if (message->type == MESSAGE_STOP)
+		stop(self, number);
 }
 
 static int hear(struct supervisor *self, struct failure *why)
@@ -88,12 +94,14 @@ static int hear(struct supervisor *self, struct failure *why)
 	uint8_t buffer[4096];
 	const uint8_t *data = buffer;
 	struct message message;
-	ssize_t count = read(self->watched[CONTROL].fd, buffer, sizeof(buffer));
+	ssize_t count = read(self->channel->control, buffer, sizeof(buffer));
 	size_t size = count > 0 ? (size_t)count : 0;
 	int found;
 
 	if (count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN)) {
-		self->watched[CONTROL].fd = -1;
+		close(self->channel->control);
+		self->channel->control = -1;
+		stop(self, ORPHAN_GRACE_MILLISECONDS);
 		return 0;
 	}
 	while ((found = decode(&self->decoder, &data, &size, &message)) > 0)
@@ -102,144 +110,67 @@ static int hear(struct supervisor *self, struct failure *why)
 				     PAYLOAD_MAX);
 }
 
-static void frame_push(struct supervisor *self)
+static void grace_is_over(struct supervisor *self)
 {
-	const uint8_t *rest = self->frame + self->frame_sent;
-	ssize_t count;
+	uint64_t expirations;
 
-	if (self->frame_size == 0)
-		return;
-	count = self->host_is_gone ? (ssize_t)(self->frame_size - self->frame_sent)
-				   : write(self->channel->stream, rest,
-					   self->frame_size - self->frame_sent);
-	if (count < 0) {
-		self->host_is_gone = errno != EAGAIN && errno != EINTR;
-		return;
-	}
-	self->frame_sent += (size_t)count;
-	if (self->frame_sent == self->frame_size)
-		self->frame_size = self->frame_sent = 0;
-}
-
-/* Takes what a pipe has into the frame; an end of file becomes an empty frame. */
-static void pump(struct supervisor *self, int which)
-{
-	ssize_t count = read(self->watched[which].fd, self->frame + FRAME_HEAD, CHUNK);
-
-	if (count < 0)
-		return;
-	if (count == 0) {
-		close(self->watched[which].fd);
-		self->watched[which].fd = -1;
-	}
-	put_u64(self->frame, which == OUTPUT ? STREAM_OUTPUT : STREAM_ERROR);
-	put_u32(self->frame + 8, (uint32_t)count);
-	self->frame_size = FRAME_HEAD + (size_t)count;
-	frame_push(self);
-}
-
-static void discard_input(struct supervisor *self)
-{
-	uint8_t buffer[4096];
-	ssize_t count = read(self->watched[STREAM].fd, buffer, sizeof(buffer));
-
-	if (count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN))
-		self->host_is_gone = true;
-}
-
-static bool is_done(const struct supervisor *self)
-{
-	return self->pid == 0 && self->watched[OUTPUT].fd < 0 && self->watched[ERROR].fd < 0 &&
-	       self->frame_size == 0;
-}
-
-static void choose_events(struct supervisor *self)
-{
-	short pipes = self->frame_size == 0 ? POLLIN : 0;
-
-	self->watched[STREAM].events = (short)(POLLIN | (self->frame_size > 0 ? POLLOUT : 0));
-	if (self->host_is_gone)
-		self->watched[STREAM].fd = -1;
-	for (int which = OUTPUT; which <= ERROR; which++)
-		self->watched[which].events = pipes;
+	if (read(self->timer, &expirations, sizeof(expirations)) > 0 && self->pid != 0)
+		kill(self->pid, SIGKILL);
 }
 
 static int turn(struct supervisor *self, struct failure *why)
 {
-	struct pollfd *watched = self->watched;
+	struct pollfd watched[WATCHED] = {
+		[SIGNALS] = {.fd = self->signals, .events = POLLIN},
+		[CONTROL] = {.fd = self->channel->control, .events = POLLIN},
+		[TIMER] = {.fd = self->timer, .events = POLLIN},
+	};
 
-	choose_events(self);
+	stream_watch(&self->stream, watched + STREAM);
 	if (poll(watched, WATCHED, -1) < 0)
 		return errno == EINTR ? 0 : fail(why, STATUS_FAILED, "poll: %s", strerror(errno));
 	if (watched[SIGNALS].revents)
 		bury(self);
-	if (watched[TIMER].revents & POLLIN && self->pid != 0) {
-		uint64_t expirations;
-
-		if (read(watched[TIMER].fd, &expirations, sizeof(expirations)) > 0)
-			kill(self->pid, SIGKILL);
-	}
-	if (watched[CONTROL].revents & (POLLIN | POLLHUP) && hear(self, why) != 0)
+	if (watched[TIMER].revents)
+		grace_is_over(self);
+	if (watched[CONTROL].revents && hear(self, why) != 0)
 		return -1;
-	if (watched[STREAM].revents & POLLHUP)
-		self->host_is_gone = true;
-	else if (watched[STREAM].revents & POLLIN)
-		discard_input(self);
-	frame_push(self);
-	for (int which = OUTPUT; which <= ERROR; which++) {
-		if (self->frame_size == 0 && watched[which].fd >= 0 &&
-		    watched[which].revents & (POLLIN | POLLHUP))
-			pump(self, which);
-	}
-	return 0;
+	return stream_turn(&self->stream, watched + STREAM, why);
 }
 
-int supervise(const struct channel *channel, struct process *process, int signals_fd,
+int supervise(struct channel *channel, const struct process *process, int signals_fd,
 	      int stop_signal, uint32_t *status, struct failure *why)
 {
 	static struct supervisor self;
-	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 
-	if (timer < 0)
+	self.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (self.timer < 0)
 		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
 	self.channel = channel;
+	self.signals = signals_fd;
 	self.pid = process->pid;
 	self.stop_signal = stop_signal;
-	self.watched[SIGNALS] = (struct pollfd){.fd = signals_fd, .events = POLLIN};
-	self.watched[CONTROL] = (struct pollfd){.fd = channel->control, .events = POLLIN};
-	self.watched[STREAM] = (struct pollfd){.fd = channel->stream};
-	self.watched[TIMER] = (struct pollfd){.fd = timer, .events = POLLIN};
-	self.watched[OUTPUT] = (struct pollfd){.fd = process->output};
-	self.watched[ERROR] = (struct pollfd){.fd = process->error};
-	while (!is_done(&self)) {
+	self.stream.port = channel->stream;
+	self.stream.input = process->input;
+	self.stream.output = process->output;
+	self.stream.error = process->error;
+	while (self.pid != 0 || !stream_is_done(&self.stream)) {
 		if (turn(&self, why) != 0)
-			return -1;
+			break;
 	}
+	/* The port may have been closed on the way. */
+	channel->stream = self.stream.port;
 	*status = self.status;
-	return 0;
+	return why->status == 0 ? 0 : -1;
 }
 
 void wait_for_host(const struct channel *channel)
 {
-	struct pollfd control = {.fd = channel->control, .events = POLLIN};
-	struct decoder decoder = {.have = 0};
+	/* No events are asked for: what is told then is the end of a port alone. */
+	struct pollfd ports[] = {{.fd = channel->control}, {.fd = channel->stream}};
 
-	for (;;) {
-		uint8_t buffer[256];
-		const uint8_t *data = buffer;
-		struct message message;
-		ssize_t count;
-		size_t size;
-
-		if (poll(&control, 1, -1) < 0 && errno != EINTR)
-			return;
-		count = read(control.fd, buffer, sizeof(buffer));
-		if (count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN))
-			return;
-		size = count > 0 ? (size_t)count : 0;
-		while (decode(&decoder, &data, &size, &message) > 0) {
-			if (message.type == MESSAGE_END)
-				return;
-		}
-	}
+	if (channel->control < 0 || channel->stream < 0)
+		return;
+	while (poll(ports, 2, -1) < 0 && errno == EINTR)
+		;
 }

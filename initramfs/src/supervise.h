@@ -13,11 +13,11 @@
 int signals_open(void);
 
 /* Runs until the application has ended and all its output is sent. *status is its exit status,
- * 128+N for death by signal N. */
-int supervise(const struct channel *channel, struct process *process, int signals_fd,
+ * 128+N for death by signal N. A port that the host closes becomes -1 in channel. */
+int supervise(struct channel *channel, const struct process *process, int signals_fd,
 	      int stop_signal, uint32_t *status, struct failure *why);
 
-/* Waits until the host has read everything, or is gone. */
+/* Waits until the host has closed one of the ports: it has read everything, or is gone. */
 void wait_for_host(const struct channel *channel);
 
 #endif

@@ -1,0 +1,19 @@
+/* The time of the guest's own clock, which starts with the VM. */
+#ifndef HYPERSTART_MOMENT_H
+#define HYPERSTART_MOMENT_H
+
+#include <stdint.h>
+#include <time.h>
+
+enum { NANOSECONDS = 1000000000 };
+
+/* Nanoseconds of CLOCK_BOOTTIME. */
+static inline uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_BOOTTIME, &time);
+	return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,325 @@
+"""A host for hyperstart: QEMU with the two ports on sockets, and the protocol, nothing more.
+
+Written from docs/hyperstart.md, apart from the launcher, so that the two check each other.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from hyperbuild.initramfs.cpio import spec_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+HELLO, EVENT, EXIT, ERROR, SIGNAL, STOP = 1, 2, 3, 4, 16, 17
+SEED = bytes(range(64))
+CLOCK = 2_000_000_000_000_000_000
+
+#: Seconds after which a guest is taken for hung.
+PATIENCE = 60.0
+
+WORDS = (
+    "quiet loglevel=1 console=ttyS0 panic=-1 reboot=t rdinit=/init "
+    "no_timer_check tsc=reliable noreplace-smp"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A machine: QEMU's arguments, the bus its devices are on, the rootfs line, kernel words."""
+
+    argv: tuple[str, ...]
+    bus: str
+    rootfs: bytes
+    words: str = ""
+
+
+def microvm(disk: Path, fstype: str = "erofs") -> Board:
+    """Return a microvm with disk on virtio-blk."""
+    drive = f"if=none,id=disk,format=raw,read-only=on,file={disk}"
+    return Board(
+        (
+            *("-m", "128M", "-machine", "microvm,acpi=off,x-option-roms=off,isa-serial=on"),
+            *("-drive", drive, "-device", "virtio-blk-device,drive=disk"),
+        ),
+        "device",
+        f"/dev/vda {fstype} -\n".encode(),
+    )
+
+
+def pc_with_pmem(disk: Path, fstype: str = "erofs") -> Board:
+    """Return a pc with disk (a multiple of 2 MiB) as persistent memory at 4 GiB."""
+    size = disk.stat().st_size
+    backend = f"memory-backend-file,id=m0,size={size},share=on,readonly=on,mem-path={disk}"
+    return Board(
+        (
+            *("-m", "128M,slots=2,maxmem=8G", "-machine", "pc,nvdimm=on", "-object", backend),
+            *("-device", f"nvdimm,memdev=m0,addr={4 << 30:#x},unarmed=on"),
+        ),
+        "pci",
+        f"/dev/pmem0 {fstype} dax\n".encode(),
+        f"memmap={size >> 10}K!4G acpi=off",
+    )
+
+
+def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
+    """Return a boot spec that runs argv as root; a change `resolv_conf` is the file resolv.conf."""
+    arguments = [part.encode() if isinstance(part, str) else part for part in argv]
+    files = {
+        "argv": b"".join(part + b"\0" for part in arguments),
+        "environ": b"PATH=/usr/bin:/bin\0",
+        "cwd": b"/",
+        "user": b"0 0\n",
+        "hostname": b"guest",
+        "net": b"",
+        "hosts": b"127.0.0.1\tlocalhost\n",
+        "resolv.conf": b"",
+        "stop-signal": b"15",
+        "clock": str(CLOCK).encode(),
+        "seed": SEED,
+    }
+    renamed = {"resolv_conf": "resolv.conf", "stop_signal": "stop-signal"}
+    return files | {renamed.get(name, name): content for name, content in changes.items()}
+
+
+@dataclass(slots=True)
+class Told:
+    """Everything the guest has said."""
+
+    facts: dict[str, str] | None = None
+    events: list[tuple[str, int]] = field(default_factory=list)
+    status: int | None = None
+    error: tuple[int, str] | None = None
+    streams: dict[int, bytearray] = field(default_factory=lambda: {1: bytearray(), 2: bytearray()})
+    ended: set[int] = field(default_factory=set)
+    order: list[str] = field(default_factory=list)
+    console: bytearray = field(default_factory=bytearray)
+
+    @property
+    def stdout(self) -> bytes:
+        """Standard output so far."""
+        return bytes(self.streams[1])
+
+    @property
+    def stderr(self) -> bytes:
+        """Standard error so far."""
+        return bytes(self.streams[2])
+
+
+class Machine:
+    """One VM, powered on; a context manager that leaves no QEMU behind."""
+
+    def __init__(
+        self,
+        kernel: Path,
+        initrd: Path,
+        board: Board,
+        files: Mapping[str, bytes],
+        *,
+        ports: bool = True,
+        netdev: bool = False,
+    ) -> None:
+        self.told = Told()
+        self.hold_stream = False
+        self.read_size = 1 << 16
+        initrd.write_bytes(initrd.read_bytes() + spec_segment({"rootfs": board.rootfs, **files}))
+        pairs = [socket.socketpair() for _ in range(3)]
+        self._console, self.control, self.stream = (ours for ours, _ in pairs)
+        theirs = [their.fileno() for _, their in pairs]
+        self._qemu = subprocess.Popen(
+            [
+                *("timeout", "--foreground", str(int(PATIENCE)), "qemu-system-x86_64"),
+                *("-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none"),
+                *("-no-reboot", *board.argv),
+                *("-kernel", str(kernel), "-initrd", str(initrd)),
+                *("-append", f"{WORDS} {board.words}"),
+                *("-chardev", f"socket,id=console,fd={theirs[0]}", "-serial", "chardev:console"),
+                *(_ports(board.bus, theirs[1], theirs[2]) if ports else ()),
+                *(_nic(board.bus) if netdev else ()),
+            ],
+            pass_fds=theirs,
+            stdin=subprocess.DEVNULL,
+        )
+        for ours, their in pairs:
+            their.close()
+            ours.setblocking(False)
+        self._buffers = {self.control: bytearray(), self.stream: bytearray()}
+        self._unsent = {self.control: bytearray(), self.stream: bytearray()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._qemu.terminate()
+        self._qemu.wait()
+        for end in (self._console, self.control, self.stream):
+            end.close()
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Queue a control message."""
+        self._unsent[self.control] += struct.pack(">II", kind, len(payload)) + payload
+
+    def send_raw(self, data: bytes) -> None:
+        """Queue bytes on the control port."""
+        self._unsent[self.control] += data
+
+    def send_frame(self, data: bytes, sequence: int = 1) -> None:
+        """Queue a stream frame."""
+        self._unsent[self.stream] += struct.pack(">QI", sequence, len(data)) + data
+
+    def until(self, wanted: Callable[[Told], object], patience: float = PATIENCE) -> bool:
+        """Carry bytes until wanted is true of what was told; False if time or the VM ends first."""
+        deadline = time.monotonic() + patience
+        while not wanted(self.told):
+            if time.monotonic() > deadline or not self._carry(deadline - time.monotonic()):
+                return bool(wanted(self.told))
+        return True
+
+    def finish(self) -> Told:
+        """Run to the end as the launcher does: all is read, the stream port closed, QEMU gone."""
+        complete = self.until(
+            lambda told: told.error or (told.status is not None and told.ended == {1, 2})
+        )
+        assert complete, f"the guest told no end: {self.told}"
+        return self.power_off()
+
+    def power_off(self) -> Told:
+        """Close the stream port and wait for QEMU to end by itself."""
+        self.stream.close()
+        return self.wait()
+
+    def wait(self) -> Told:
+        """Wait for QEMU to end by itself."""
+        deadline = time.monotonic() + PATIENCE
+        while self._carry(deadline - time.monotonic()) and time.monotonic() < deadline:
+            pass
+        assert self._qemu.wait(timeout=PATIENCE) == 0, bytes(self.told.console)
+        return self.told
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that QEMU has used so far."""
+        child = _only_child(self._qemu.pid)
+        fields = _read(f"/proc/{child}/stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _carry(self, seconds: float) -> bool:
+        """Read and write once what is possible; False when QEMU has closed everything."""
+        open_ends = [end for end in (self._console, self.control, self.stream) if end.fileno() >= 0]
+        if not open_ends:
+            return False
+        with selectors.DefaultSelector() as selector:
+            for end in open_ends:
+                held = end is self.stream and self.hold_stream
+                events = 0 if held else selectors.EVENT_READ
+                if self._unsent.get(end):
+                    events |= selectors.EVENT_WRITE
+                if events:
+                    selector.register(end, events)
+            for key, events in selector.select(max(0.0, seconds)):
+                end = key.fileobj
+                assert isinstance(end, socket.socket)
+                if events & selectors.EVENT_WRITE:
+                    self._write(end)
+                if events & selectors.EVENT_READ:
+                    self._read(end)
+        return True
+
+    def _write(self, end: socket.socket) -> None:
+        try:
+            del self._unsent[end][: end.send(self._unsent[end])]
+        except (BlockingIOError, ConnectionError):
+            self._unsent[end].clear()
+
+    def _read(self, end: socket.socket) -> None:
+        try:
+            data = end.recv(self.read_size)
+        except ConnectionError:
+            data = b""
+        if not data:
+            end.close()
+        elif end is self._console:
+            self.told.console += data
+        else:
+            self._buffers[end] += data
+            if end is self.control:
+                self._take_messages()
+            else:
+                self._take_frames()
+
+    def _take_messages(self) -> None:
+        buffer = self._buffers[self.control]
+        while len(buffer) >= 8:
+            kind, length = struct.unpack_from(">II", buffer)
+            assert length <= 65536
+            if len(buffer) < 8 + length:
+                return
+            self._take_message(kind, bytes(buffer[8 : 8 + length]))
+            del buffer[: 8 + length]
+
+    def _take_message(self, kind: int, payload: bytes) -> None:
+        told = self.told
+        assert told.status is None, "a message after EXIT"
+        assert told.error is None, "a message after ERROR"
+        if kind == HELLO:
+            assert payload[:4] == b"\0\0\0\1"
+            lines = payload[4:].decode().splitlines()
+            told.facts = dict(line.split("=", 1) for line in lines)
+        elif kind == EVENT:
+            told.events.append((payload[8:].decode(), int.from_bytes(payload[:8])))
+        elif kind == EXIT:
+            (told.status,) = struct.unpack(">I", payload)
+        else:
+            assert kind == ERROR
+            told.error = (int.from_bytes(payload[:4]), payload[4:].decode())
+        told.order.append(("", "hello", "event", "exit", "error")[kind])
+
+    def _take_frames(self) -> None:
+        buffer = self._buffers[self.stream]
+        while len(buffer) >= 12:
+            sequence, length = struct.unpack_from(">QI", buffer)
+            assert length <= 65536
+            if len(buffer) < 12 + length:
+                return
+            assert sequence not in self.told.ended
+            self.told.streams[sequence] += buffer[12 : 12 + length]
+            if not length:
+                self.told.ended.add(sequence)
+            del buffer[: 12 + length]
+
+
+def _ports(bus: str, control: int, stream: int) -> tuple[str, ...]:
+    return (
+        *("-device", f"virtio-serial-{bus}"),
+        *("-chardev", f"socket,id=c0,fd={control}"),
+        *("-device", "virtserialport,chardev=c0,name=sh.hyper.channel.0"),
+        *("-chardev", f"socket,id=c1,fd={stream}"),
+        *("-device", "virtserialport,chardev=c1,name=sh.hyper.channel.1"),
+    )
+
+
+def _nic(bus: str) -> tuple[str, ...]:
+    return ("-netdev", "user,id=n0", "-device", f"virtio-net-{bus},netdev=n0")
+
+
+def _only_child(pid: int) -> int:
+    return int(_read(f"/proc/{pid}/task/{pid}/children").split()[0])
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123
+        return file.read()
