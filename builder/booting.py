@@ -12,6 +12,7 @@ from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
 from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
+    check_options,
     parse_env,
     parse_memory,
     parse_port,
@@ -52,6 +53,7 @@ def boot_image(context: Context, options: BootOptions) -> int:
     """Boot what options name and return the status to exit with; errors as for ``run_vm``."""
     started = process_start()
     machine = _machine_options(context, options)
+    check_options(machine)
     files = _find(context, options)
     result = run_vm(
         files,

@@ -114,7 +114,43 @@ def convert(
     click.echo(result.to_json() if as_json else result.name)
 
 
-@cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+class _BootCommand(click.Command):
+    """Takes options before and after IMAGE; from the first word behind them on, all is CMD."""
+
+    allow_interspersed_args = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        image = self._options_end(args)
+        if image < len(args) and args[image] != "--":
+            command = image + 1 + self._options_end(args[image + 1 :])
+            rest = args[command + 1 :] if args[command : command + 1] == ["--"] else args[command:]
+            args = [*args[:image], *args[image + 1 : command], "--", args[image], *rest]
+        return super().parse_args(ctx, args)
+
+    def _options_end(self, args: list[str]) -> int:
+        """Count the words, options and their values, before the first that is neither."""
+        position = 0
+        while position < len(args) and len(args[position]) > 1 and args[position][0] == "-":
+            if args[position] == "--":
+                break
+            position += 2 if self._wants_value(args[position]) else 1
+        return min(position, len(args))
+
+    def _wants_value(self, word: str) -> bool:
+        """Tell whether the value of the option (or the last of a cluster) is the next word."""
+        valued = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag
+            for name in option.opts
+        }
+        if word.startswith("--"):
+            return word in valued
+        first = next((at for at, letter in enumerate(word[1:], 1) if f"-{letter}" in valued), 0)
+        return first == len(word) - 1
+
+
+@cli.command(cls=_BootCommand)
 @click.argument("image", metavar="IMAGE|BUNDLE")
 @click.argument("command", nargs=-1, metavar="[CMD]...")
 @click.option(
@@ -181,9 +217,10 @@ def convert(
 def boot(context: Context, /, **options: Any) -> int:
     """Boot IMAGE, or a BUNDLE (a directory or a digest of `images`), and run its application.
 
-    CMD replaces the image's Cmd and follows its Entrypoint, as under docker. The exit status is
-    the application's (128+N for death by signal N), 125 if it could not be started, 124 after a
-    timeout.
+    Options may stand before or after IMAGE; write -- before a CMD that starts with a dash. CMD
+    replaces the image's Cmd and follows its Entrypoint, as under docker. The exit status is the
+    application's (128+N for death by signal N), 125 if it could not be started, 124 after
+    a timeout.
     """
     from hyperbuild.builder.booting import BootOptions, boot_image
 

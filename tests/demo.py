@@ -79,9 +79,9 @@ def _step(title: str) -> Iterator[None]:
     print(f"   {time.monotonic() - start:.1f} s", flush=True)
 
 
-def _show(*argv: str | Path) -> None:
+def _show(*argv: str | Path, background: bool = False) -> None:
     words = ["hyperbuild" if word == HYPERBUILD else str(word) for word in argv]
-    print(f"  $ {shlex.join(words)}", flush=True)
+    print(f"  $ {shlex.join(words)}{' &' if background else ''}", flush=True)
 
 
 def _run(*args: str) -> str:
@@ -97,7 +97,7 @@ def _run(*args: str) -> str:
 def _booted(bundle: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Boot bundle in the background with its port 80 on port, and stop it at the end."""
     argv = [HYPERBUILD, "boot", "-p", f"{port}:80", bundle]
-    _show(*argv, "&")
+    _show(*argv, background=True)
     # Its own process group: Ctrl-C reaches it once, from here, as a request to stop.
     vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)
     try:
