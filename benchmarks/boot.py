@@ -29,6 +29,9 @@ from tests.support.workshop import content_key, default_cache, made
 
 HYPERBUILD = Path(sys.executable).parent / "hyperbuild"
 EVENTS = ("init", "exec")
+#: Seconds that one request waits. QEMU accepts connections at once; one from before the guest's
+#: network was up is retried only seconds later, so it is given up for a new one.
+_PATIENCE = 0.1
 METHOD = """
 Wall times are medians of {rounds} runs by TCG, the page cache warm, contenders taking turns.
 nginx: `hyperbuild boot` of a bundle in the store, from its exec to the moments its own timeline
@@ -127,7 +130,7 @@ def _rows(kernels: dict[str, Path], probe: Path, rounds: int) -> list[list[str]]
 def _wait_for_page(port: int, vm: subprocess.Popen[bytes]) -> None:
     while vm.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=_PATIENCE):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.002)

@@ -120,7 +120,8 @@ def _fetch(url: str, vm: subprocess.Popen[bytes]) -> str:
         if vm.poll() is not None:
             raise RuntimeError(f"boot ended with status {vm.returncode} before the page came")
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            # A connection from before the guest's network was up hangs; a new one does not.
+            with urllib.request.urlopen(url, timeout=0.5) as answer:
                 return answer.read().decode()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.05)

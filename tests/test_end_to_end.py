@@ -51,7 +51,7 @@ def fetch(url: str, patience: float = 60) -> str:
     deadline = time.monotonic() + patience
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=10) as response:
+            with urllib.request.urlopen(url, timeout=1) as response:
                 return str(response.read().decode())
         except OSError:
             if time.monotonic() > deadline:
