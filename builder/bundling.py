@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
-from hyperbuild.converter.convert import convert
+from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import NotFoundError
 from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ARTIFACT_TYPE = "application/vnd.hyperbuild.bundle.v1"
 CONFIG_TYPE = "application/vnd.hyperbuild.bundle.config.v1+json"
-ROOTFS_TYPES = {"erofs": "application/vnd.hyperbuild.rootfs.v1.erofs"}
+ROOTFS_TYPES = {name: f"application/vnd.hyperbuild.rootfs.v1.{name}" for name in FORMATS}
 KERNEL_TYPE = "application/vnd.hyperbuild.kernel.v1.elf"
 INITRAMFS_TYPE = "application/vnd.hyperbuild.initramfs.v1.cpio"
 #: Annotation of a bundle in the store: the digest of everything that it was made of.
@@ -55,10 +55,11 @@ class StoredBundle:
     files: BundleFiles
 
 
-def bundle_key(image: SourceImage, parts: Parts, epoch: int | None) -> str:
+def bundle_key(image: SourceImage, parts: Parts, *, rootfs_format: str, epoch: int | None) -> str:
     """Return the digest of all that a bundle of image and parts depends on."""
     identity = (
         MAKER_VERSION,
+        rootfs_format,
         str(image.reference),
         image.manifest.digest,
         image.config.digest,
@@ -75,11 +76,17 @@ def make_bundle(
     fd: int,
     parts: Parts,
     *,
+    rootfs_format: str,
     epoch: int | None,
     progress: Progress,
 ) -> Bundle:
-    """Convert image into the empty file fd and describe the bundle it makes with parts."""
-    rootfs = convert(image, source, fd, epoch=epoch, progress=progress)
+    """Convert image into the empty file fd and describe the bundle it makes with parts.
+
+    rootfs_format is a key of FORMATS.
+    """
+    rootfs = convert(
+        image, source, fd, rootfs_format=FORMATS[rootfs_format], epoch=epoch, progress=progress
+    )
     where = str(image.reference)
     process = resolve_process(image.config.config, rootfs, where)
     if process.problem:
@@ -93,7 +100,7 @@ def make_bundle(
         ),
         config=image.config.config,
         process=process,
-        rootfs=RootfsInfo("erofs", rootfs.size, rootfs.digest(), image.config.diff_ids),
+        rootfs=RootfsInfo(rootfs_format, rootfs.size, rootfs.digest(), image.config.diff_ids),
         kernel=_kernel_info(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
@@ -109,6 +116,7 @@ def store_bundle(
     source: ImageSource,
     parts: Parts,
     *,
+    rootfs_format: str,
     epoch: int | None,
     progress: Progress,
 ) -> StoredBundle:
@@ -116,7 +124,7 @@ def store_bundle(
 
     Two processes that want the same bundle make it once.
     """
-    key = bundle_key(image, parts, epoch)
+    key = bundle_key(image, parts, rootfs_format=rootfs_format, epoch=epoch)
     name = str(image.reference)
     with files.locked(store.root / ".partial" / f"bundle-{key.partition(':')[2]}"):
         known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
@@ -124,8 +132,16 @@ def store_bundle(
         if found:
             return found
         with store.draft() as draft:
-            bundle = make_bundle(image, source, draft.fd, parts, epoch=epoch, progress=progress)
-            rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[bundle.rootfs.format])
+            bundle = make_bundle(
+                image,
+                source,
+                draft.fd,
+                parts,
+                rootfs_format=rootfs_format,
+                epoch=epoch,
+                progress=progress,
+            )
+            rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[rootfs_format])
         layers = [rootfs]
         if parts.kernel:
             layers.append(_store_file(store, parts.kernel.path, parts.kernel.digest, KERNEL_TYPE))

@@ -80,6 +80,10 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
     help="Export rootfs, kernel, initramfs and bundle.json as files into DIR.",
 )  # fmt: skip
+@click.option(
+    "--format", "rootfs_format", type=click.Choice(["erofs", "ext4"]), default="erofs",
+    show_default=True, help="Format of the root file system.",
+)  # fmt: skip
 @click.option("--no-kernel", is_flag=True, help="Make the root file system and bundle.json only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
 @_kernel_file
@@ -91,13 +95,14 @@ def convert(
     *,
     image: str,
     output: Path | None,
+    rootfs_format: str,
     no_kernel: bool,
     as_json: bool,
     kernel_file: Path | None,
     platform_text: str | None,
     authfile: Path | None,
 ) -> None:
-    """Turn IMAGE into a bundle: its files as one EROFS image, a kernel and an initramfs.
+    """Turn IMAGE into a bundle: its files as a root file system, a kernel and an initramfs.
 
     The bundle stays in the local store and its digest is the last line of stdout; with -o it is
     written into DIR instead.
@@ -108,7 +113,14 @@ def convert(
         raise click.UsageError("--no-kernel and --kernel exclude each other.")
     result = convert_image(
         context,
-        Request(image, platform_text, authfile, kernel_file, with_kernel=not no_kernel),
+        Request(
+            image,
+            platform_text,
+            authfile,
+            kernel_file,
+            with_kernel=not no_kernel,
+            rootfs_format=rootfs_format,
+        ),
         output,
     )
     click.echo(result.to_json() if as_json else result.name)

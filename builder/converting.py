@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to convert: an image reference and, where given, platform, credentials and kernel."""
+    """What to convert: an image reference and, where given, platform, credentials and kernel.
+
+    ``rootfs_format`` is "erofs" or "ext4".
+    """
 
     image: str
     platform: str | None = None
     authfile: Path | None = None
     kernel_file: Path | None = None
     with_kernel: bool = True
+    rootfs_format: str = "erofs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,24 @@ def convert_image(context: Context, request: Request, output: Path | None) -> Re
         parts = _parts(context, request)
         if output is None:
             stored = store_bundle(
-                store, image, source, parts, epoch=context.epoch, progress=context.console
+                store,
+                image,
+                source,
+                parts,
+                rootfs_format=request.rootfs_format,
+                epoch=context.epoch,
+                progress=context.console,
             )
             result = Result(stored.digest, stored.files.bundle)
         else:
             bundle = export_bundle(
-                output, image, source, parts, epoch=context.epoch, progress=context.console
+                output,
+                image,
+                source,
+                parts,
+                rootfs_format=request.rootfs_format,
+                epoch=context.epoch,
+                progress=context.console,
             )
             result = Result(str(output), bundle)
     _say_what_was_made(context, result, time.monotonic() - started)
@@ -77,6 +93,7 @@ def stored_bundle(context: Context, request: Request) -> StoredBundle:
             image,
             source,
             _parts(context, request),
+            rootfs_format=request.rootfs_format,
             epoch=context.epoch,
             progress=context.console,
         )

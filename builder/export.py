@@ -31,6 +31,7 @@ def export_bundle(
     source: ImageSource,
     parts: Parts,
     *,
+    rootfs_format: str,
     epoch: int | None,
     progress: Progress,
 ) -> Bundle:
@@ -42,8 +43,16 @@ def export_bundle(
     with _prepared(directory), ExitStack() as stack:
         drafts = {}
         rootfs = stack.enter_context(files.draft(directory))
-        bundle = make_bundle(image, source, rootfs.fd, parts, epoch=epoch, progress=progress)
-        drafts[rootfs_name(bundle.rootfs.format)] = rootfs
+        bundle = make_bundle(
+            image,
+            source,
+            rootfs.fd,
+            parts,
+            rootfs_format=rootfs_format,
+            epoch=epoch,
+            progress=progress,
+        )
+        drafts[rootfs_name(rootfs_format)] = rootfs
         if parts.kernel:
             drafts[KERNEL_NAME] = stack.enter_context(files.draft(directory))
             copy_file(parts.kernel.path, drafts[KERNEL_NAME].fd)

@@ -8,14 +8,43 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.erofs import FIRST_DATA_BLOCK, write_erofs
+from hyperbuild.converter import erofs, ext4
 from hyperbuild.converter.extents import BLOCK_SIZE
 from hyperbuild.converter.flatten import flatten
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
-    from hyperbuild.converter.tree import Tree
+    from hyperbuild.converter.tree import Inode, Tree
+
+    class Writer(Protocol):
+        """What writes one format."""
+
+        def __call__(
+            self, fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time: int
+        ) -> int:
+            """Write metadata around root's file data in fd; return the image's size in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A root file system's format: where file data begins, and what writes the metadata."""
+
+    name: str
+    first_data_block: int
+    write: Writer
+
+
+#: The formats by name; the first is the default.
+FORMATS = {
+    known.name: known
+    for known in (
+        Format("erofs", erofs.FIRST_DATA_BLOCK, erofs.write_erofs),
+        Format("ext4", ext4.FIRST_DATA_BLOCK, ext4.write_ext4),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +76,21 @@ def convert(
     source: ImageSource,
     fd: int,
     *,
+    rootfs_format: Format,
     epoch: int | None,
     progress: Progress,
 ) -> Rootfs:
-    """Flatten image and write it into the empty file fd as EROFS.
+    """Flatten image and write it into the empty file fd in the format wanted.
 
     epoch (seconds) stands for times the layers don't give; by default it is when the image was
-    created. The bytes depend on the image and epoch alone. Errors as for ``flatten``.
+    created. The bytes depend on the image, the format and epoch alone. Errors as for ``flatten``.
     """
     if epoch is None:
         epoch = _created(image.config.created)
-    flat = flatten(image, source, fd, first_block=FIRST_DATA_BLOCK, epoch=epoch, progress=progress)
-    identity = "\n".join(("erofs", str(epoch), *image.config.diff_ids))
-    size = write_erofs(
+    first_block = rootfs_format.first_data_block
+    flat = flatten(image, source, fd, first_block=first_block, epoch=epoch, progress=progress)
+    identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
+    size = rootfs_format.write(
         fd,
         flat.tree.root,
         flat.next_block,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError
 from hyperbuild.converter.extents import BLOCK_LIMIT, BLOCK_SIZE, write_failure
+from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, encode_device, write_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Where file data may begin: block 0 holds the superblock.
 FIRST_DATA_BLOCK = 1
-#: The image's size is a multiple of this: persistent memory is mapped in huge pages.
-IMAGE_ALIGNMENT = 2 << 20
 
 _SUPERBLOCK_OFFSET = 1024
 _SUPERBLOCK = Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
@@ -44,15 +43,6 @@ _SLOT = 32
 #: The root is not at nid 0: programs take the inode number 0 for a deleted file.
 _ROOT_NID = 1
 _DIRENT = Struct("<QHBx")
-_FILE_TYPE = {
-    stat.S_IFREG: 1,
-    stat.S_IFDIR: 2,
-    stat.S_IFCHR: 3,
-    stat.S_IFBLK: 4,
-    stat.S_IFIFO: 5,
-    stat.S_IFSOCK: 6,
-    stat.S_IFLNK: 7,
-}
 _XATTR_HEADER_SIZE = 12
 _XATTR_ENTRY = Struct("<BBH")
 #: Attribute name prefix -> index; a whole name where the rest is empty.
@@ -63,7 +53,6 @@ _XATTR_PREFIXES = (
     (b"security.", 6),
 )
 _XATTR_SIZE_LIMIT = _XATTR_HEADER_SIZE + (0xFFFF - 1) * 4
-_FLUSH_SIZE = 1 << 20
 _CRC32C_POLYNOMIAL = 0x82F63B78
 
 
@@ -104,7 +93,7 @@ def write_erofs(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_tim
     nids = {item.inode: item.nid for item in placed}
     try:
         os.ftruncate(fd, image_size)
-        _write_all(fd, first_free * BLOCK_SIZE, _metadata(placed, nids, first_free))
+        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(placed, nids, first_free))
         superblock = _superblock(
             inodes=len(placed),
             blocks=image_size // BLOCK_SIZE,
@@ -240,10 +229,10 @@ def _content(item: _Placed, nids: dict[Inode, int]) -> bytes:
         for name in names:
             child = children.get(name)
             if child is not None:
-                nid, file_type = nids[child], _FILE_TYPE[stat.S_IFMT(child.mode)]
+                nid, file_type = nids[child], FILE_TYPE[stat.S_IFMT(child.mode)]
             else:
                 nid = item.nid if name == b"." else item.parent_nid
-                file_type = _FILE_TYPE[stat.S_IFDIR]
+                file_type = FILE_TYPE[stat.S_IFDIR]
             head += _DIRENT.pack(nid, offset, file_type)
             offset += len(name)
         block = bytes(head) + b"".join(names)
@@ -257,7 +246,7 @@ def _encode_inode(item: _Placed, number: int) -> bytes:
     if kind == stat.S_IFREG:
         address = inode.block if inode.size else _NO_ADDRESS
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-        address = _encode_device(*inode.device)
+        address = encode_device(*inode.device)
     elif kind in (stat.S_IFIFO, stat.S_IFSOCK):
         address = 0
     else:
@@ -277,27 +266,6 @@ def _encode_inode(item: _Placed, number: int) -> bytes:
         inode.mtime_ns,
         item.links,
     )
-
-
-def _encode_device(major: int, minor: int) -> int:
-    """Pack a device number as Linux does on disk (new_encode_dev: 12 bits major, 20 minor)."""
-    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-        raise ContentError(f"the device number {major}:{minor} is out of Linux's range")
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
-
-
-def _write_all(fd: int, start: int, pieces: Iterator[tuple[int, bytes]]) -> None:
-    pending = bytearray()
-    base = 0
-    for offset, piece in pieces:
-        gap = offset - base - len(pending)
-        if len(pending) > _FLUSH_SIZE or gap > BLOCK_SIZE:
-            os.pwrite(fd, pending, start + base)
-            pending.clear()
-            base, gap = offset, 0
-        pending += bytes(gap)
-        pending += piece
-    os.pwrite(fd, pending, start + base)
 
 
 def _superblock(

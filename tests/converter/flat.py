@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperbuild.converter.convert import convert
+from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.reference import parse_reference
@@ -36,7 +36,9 @@ def convert_layout(directory: Path, image: Path) -> None:
     try:
         with open_source(reference, store=store, settings=RegistrySettings()) as source:
             resolved = source.resolve(Platform("linux", "amd64"), QUIET)
-            rootfs = convert(resolved, source, fd, epoch=None, progress=QUIET)
+            rootfs = convert(
+                resolved, source, fd, rootfs_format=FORMATS["erofs"], epoch=None, progress=QUIET
+            )
         assert rootfs.size == os.fstat(fd).st_size
         verify_tree(fd, rootfs.tree.root)
     finally:
