@@ -113,6 +113,8 @@ def _net(nic: Nic | None) -> bytes:
 
 
 def _hosts(nic: Nic | None, hostname: str) -> bytes:
-    # No ::1: the HyperKernel has no IPv6, and a server told to listen on localhost must not try it.
-    own = f"{nic.address if nic else '127.0.1.1'}\t{hostname}\n"
-    return f"127.0.0.1\tlocalhost\n{own}".encode()
+    return (
+        "127.0.0.1\tlocalhost\n"
+        "::1\tlocalhost ip6-localhost ip6-loopback\n"
+        f"{nic.address if nic else '127.0.1.1'}\t{hostname}\n"
+    ).encode()

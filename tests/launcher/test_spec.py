@@ -14,6 +14,8 @@ from hyperbuild.launcher.machine import Accel, MachineOptions, build_machine
 from hyperbuild.launcher.spec import arguments, environment, spec_files
 from tests.launcher.support import make_files, make_process
 
+LOCAL_HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
 
 def spec(options: MachineOptions | None = None, **process: Any) -> dict[str, bytes]:
     files = make_files(**process)
@@ -39,7 +41,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "rootfs": b"/dev/pmem0 erofs dax\n",
         "hostname": b"host",
         "net": b"address 10.0.2.15/24\ngateway 10.0.2.2\n",
-        "hosts": b"127.0.0.1\tlocalhost\n10.0.2.15\thost\n",
+        "hosts": LOCAL_HOSTS + b"10.0.2.15\thost\n",
         "resolv.conf": b"nameserver 10.0.2.3\n",
         "stop-signal": b"15",
         "clock": b"1700000000000000000",
@@ -52,7 +54,7 @@ def test_a_block_device_without_network() -> None:
     assert files["rootfs"] == b"/dev/vda erofs -\n"
     assert files["net"] == b""
     assert files["resolv.conf"] == b""
-    assert files["hosts"] == b"127.0.0.1\tlocalhost\n127.0.1.1\thost\n"
+    assert files["hosts"] == LOCAL_HOSTS + b"127.0.1.1\thost\n"
 
 
 def test_arguments_replace_cmd_and_follow_entrypoint() -> None:
