@@ -56,7 +56,7 @@ int parse_number(const char *text, uint64_t limit, uint64_t *number)
 	for (; *text != '\0'; text++) {
 		uint64_t digit = (uint64_t)(*text - '0');
 
-		if (*text < '0' || *text > '9' || value > (limit - digit) / 10)
+		if (*text < '0' || *text > '9' || digit > limit || value > (limit - digit) / 10)
 			return -1;
 		value = value * 10 + digit;
 	}
@@ -71,6 +71,8 @@ int parse_user(char *text, struct user *user)
 	size_t position = 0;
 
 	drop_newline(text);
+	if (*text != '\0' && text[strlen(text) - 1] == ' ')
+		return -1;
 	user->group_count = 0;
 	while ((word = cut(&rest, ' ')) != NULL) {
 		uint64_t id;

@@ -1,0 +1,132 @@
+/* The boot spec's formats: what each takes, and what it refuses. */
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "check.h"
+#include "parse.h"
+
+/* A copy of text in memory of just its size, so that a read beyond it is seen. */
+static char *copy(const char *text, size_t size)
+{
+	char *memory = malloc(size + 1);
+
+	CHECK(memory != NULL);
+	memcpy(memory, text, size);
+	memory[size] = '\0';
+	return memory;
+}
+
+static void check_strings(void)
+{
+	char *strings[4];
+	char *text = copy("a\0\0b c\0", 7);
+
+	CHECK(parse_strings(text, 7, strings, 4) == 0);
+	CHECK(strcmp(strings[0], "a") == 0 && strcmp(strings[1], "") == 0);
+	CHECK(strcmp(strings[2], "b c") == 0 && strings[3] == NULL);
+	CHECK(parse_strings(text, 7, strings, 3) != 0);
+	CHECK(parse_strings(text, 6, strings, 4) != 0);
+	CHECK(parse_strings(text, 0, strings, 4) == 0 && strings[0] == NULL);
+	free(text);
+}
+
+static void check_numbers(void)
+{
+	uint64_t number = 1;
+
+	CHECK(parse_number("0", 9, &number) == 0 && number == 0);
+	CHECK(parse_number("18446744073709551615", UINT64_MAX, &number) == 0 && number == UINT64_MAX);
+	CHECK(parse_number("18446744073709551616", UINT64_MAX, &number) != 0);
+	CHECK(parse_number("64", 64, &number) == 0 && number == 64);
+	CHECK(parse_number("9", 9, &number) == 0);
+	CHECK(parse_number("9", 5, &number) != 0);
+	static const char *const refused[] = {"", "65", "-1", "+1", " 1", "1 ", "0x1", "1\n"};
+
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+		CHECK(parse_number(refused[i], 64, &number) != 0);
+}
+
+static int user(const char *text, struct user *user)
+{
+	char *memory = copy(text, strlen(text));
+	int result = parse_user(memory, user);
+
+	free(memory);
+	return result;
+}
+
+static void check_users(void)
+{
+	static struct user got;
+	static const char *const refused[] = {
+		"", "\n", "0\n", "0 \n", "0  0\n", " 0 0\n", "0 0 \n", "0 x\n",
+		"4294967295 0\n", "0 4294967295\n", "0 0 4294967295\n", "0 0\n1\n",
+	};
+	static char many[8 * GROUPS_MAX + 64] = "0 0";
+
+	CHECK(user("4294967294 7 1 2\n", &got) == 0);
+	CHECK(got.uid == 4294967294u && got.gid == 7 && got.group_count == 2);
+	CHECK(got.groups[0] == 1 && got.groups[1] == 2);
+	CHECK(user("0 0\n", &got) == 0 && got.group_count == 0);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+		CHECK(user(refused[i], &got) != 0);
+	for (size_t i = 0; i < GROUPS_MAX; i++)
+		strcat(many, " 1");
+	CHECK(user(many, &got) == 0 && got.group_count == GROUPS_MAX);
+	strcat(many, " 1");
+	CHECK(user(many, &got) != 0);
+}
+
+static void check_root_devices(void)
+{
+	char good[] = "/dev/pmem0 erofs dax\n";
+	char plain[] = "/dev/vda ext4 -\n";
+	static const char *const refused[] = {
+		"", "/dev/vda\n", "/dev/vda erofs\n", "/dev/vda erofs ro\n",
+		"/dev/vda erofs - x\n", "vda erofs -\n", "/dev/vda  -\n",
+	};
+	struct root_device root;
+
+	CHECK(parse_root_device(good, &root) == 0 && root.dax);
+	CHECK(strcmp(root.device, "/dev/pmem0") == 0 && strcmp(root.type, "erofs") == 0);
+	CHECK(parse_root_device(plain, &root) == 0 && !root.dax);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		char *memory = copy(refused[i], strlen(refused[i]));
+
+		CHECK(parse_root_device(memory, &root) != 0);
+		free(memory);
+	}
+}
+
+static void check_networks(void)
+{
+	char good[] = "address 10.0.2.15/24\ngateway 10.0.2.2\n";
+	char none[] = "";
+	static const char *const refused[] = {
+		"address\n", "address 10.0.2.15\n", "address 10.0.2.15/33\n", "address 10.0.2/24\n",
+		"gateway 10.0.2.2\n", "address 10.0.2.15/24\ngateway x\n", "route 1.2.3.4\n",
+		"address 10.0.2.15/24 \n",
+	};
+	struct network network;
+
+	CHECK(parse_network(good, &network) == 0 && network.has_address && network.has_gateway);
+	CHECK(network.prefix == 24 && network.address == inet_addr("10.0.2.15"));
+	CHECK(network.gateway == inet_addr("10.0.2.2"));
+	CHECK(parse_network(none, &network) == 0 && !network.has_address && !network.has_gateway);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		char *memory = copy(refused[i], strlen(refused[i]));
+
+		CHECK(parse_network(memory, &network) != 0);
+		free(memory);
+	}
+}
+
+int main(void)
+{
+	check_strings();
+	check_numbers();
+	check_users();
+	check_root_devices();
+	check_networks();
+	return 0;
+}

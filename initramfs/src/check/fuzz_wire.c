@@ -1,0 +1,79 @@
+/* Any bytes on either port: the decoders find the same in them whole and byte by byte. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "channel.h"
+#include "stream.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A number that tells apart what a port's bytes were decoded to. */
+struct sum {
+	uint64_t value;
+};
+
+static void add(struct sum *sum, uint64_t value)
+{
+	sum->value = (sum->value ^ value) * 0x100000001b3;
+}
+
+static struct sum control(const uint8_t *data, size_t size, size_t piece)
+{
+	struct decoder decoder = {.have = 0};
+	struct sum sum = {0};
+	struct message message;
+
+	for (size_t at = 0; at < size; at += piece) {
+		const uint8_t *rest = data + at;
+		size_t left = size - at < piece ? size - at : piece;
+		int found;
+
+		while ((found = decode(&decoder, &rest, &left, &message)) > 0) {
+			add(&sum, message.type);
+			add(&sum, message.size);
+			for (size_t i = 0; i < MESSAGE_ROOM; i++)
+				add(&sum, message.payload[i]);
+		}
+		if (found < 0)
+			return sum;
+		if (left != 0)
+			abort();
+	}
+	return sum;
+}
+
+static struct sum stream(const uint8_t *data, size_t size, size_t piece)
+{
+	struct frames frames = {.have = 0};
+	struct sum sum = {0};
+	const uint8_t *part;
+	size_t part_size;
+
+	for (size_t at = 0; at < size; at += piece) {
+		const uint8_t *rest = data + at;
+		size_t left = size - at < piece ? size - at : piece;
+		enum found found;
+
+		while ((found = frames_take(&frames, &rest, &left, &part, &part_size)) !=
+		       FOUND_NOTHING) {
+			if (found == FOUND_NONSENSE)
+				return sum;
+			if (found == FOUND_END)
+				add(&sum, 256);
+			for (size_t i = 0; found == FOUND_DATA && i < part_size; i++)
+				add(&sum, part[i]);
+		}
+		if (left != 0)
+			abort();
+	}
+	return sum;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (control(data, size, size + 1).value != control(data, size, 1).value)
+		abort();
+	if (stream(data, size, size + 1).value != stream(data, size, 1).value)
+		abort();
+	return 0;
+}
