@@ -134,6 +134,12 @@ def test_without_input_the_application_reads_its_end(busybox: BundleFiles) -> No
     assert boot(busybox, options("wc", "-c")).stdout.strip() == b"0"
 
 
+def test_input_arrives_and_ends(busybox: BundleFiles) -> None:
+    data = bytes(range(256)) * 2000
+    ran = boot(busybox, options("cat"), stdin=data)
+    assert ran.stdout == data
+
+
 def test_user_directory_environment_and_name(busybox: BundleFiles) -> None:
     script = 'id -u; id -g; id -G; pwd; echo "$A|$B|$HOME"; cat /etc/hostname; echo $HOSTNAME'
     ran = boot(
