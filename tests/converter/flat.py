@@ -14,7 +14,9 @@ from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.settings import RegistrySettings
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.store import Store
-from hyperbuild.converter.verify import ErofsReader, FileInfo, verify_tree
+from hyperbuild.converter.tree import Tree
+from hyperbuild.converter.verify import open_image, verify_tree
+from hyperbuild.converter.verify_reader import FileInfo
 from tests.support.layers import layout
 
 
@@ -28,7 +30,7 @@ class Seen:
         return stat.filemode(self.info.mode)[0]
 
 
-def convert_layout(directory: Path, image: Path) -> None:
+def convert_layout(directory: Path, image: Path, rootfs_format: str = "erofs") -> Tree:
     """Convert the layout in directory to the file image and verify it against the tree."""
     reference = parse_reference(f"oci:{directory}")
     store = Store(directory.parent / "store")
@@ -37,18 +39,24 @@ def convert_layout(directory: Path, image: Path) -> None:
         with open_source(reference, store=store, settings=RegistrySettings()) as source:
             resolved = source.resolve(Platform("linux", "amd64"), QUIET)
             rootfs = convert(
-                resolved, source, fd, rootfs_format=FORMATS["erofs"], epoch=None, progress=QUIET
+                resolved,
+                source,
+                fd,
+                rootfs_format=FORMATS[rootfs_format],
+                epoch=None,
+                progress=QUIET,
             )
         assert rootfs.size == os.fstat(fd).st_size
         verify_tree(fd, rootfs.tree.root)
+        return rootfs.tree
     finally:
         os.close(fd)
 
 
 def read_image(image: Path) -> dict[str, Seen]:
-    """Return every path of an EROFS image with what it is."""
+    """Return every path of an EROFS or ext4 image with what it is."""
     with image.open("rb") as file:
-        reader = ErofsReader(file.fileno())
+        reader = open_image(file.fileno())
         try:
             return {
                 os.fsdecode(path): Seen(
