@@ -76,11 +76,11 @@ def _compiler() -> str:
 
 
 def _key(compiler: str) -> str:
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True
-    ).stdout.partition(b"\n")[0]
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    if said.returncode:
+        raise ToolError(f"{compiler} does not run ({said.stderr.strip()}); apt install gcc")
     contents = {path.name: path.read_text() for path in _sources()}
-    identity = json.dumps([version.decode(), FLAGS, contents], sort_keys=True)
+    identity = json.dumps([said.stdout.partition("\n")[0], FLAGS, contents], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

@@ -124,8 +124,28 @@ static bool root_is_dax(void)
 	return directory >= 0 && find_dax(directory, DAX_SEARCH_DEPTH, &left) == 1;
 }
 
+/* libnvdimm probes in threads that the kernel does not wait for before it starts us. A read of
+ * wait_probe returns when the bus is done (drivers/nvdimm/core.c). */
+static void wait_for_pmem(void)
+{
+	char path[64];
+	char answer[8];
+	int fd;
+
+	for (int bus = 0;; bus++) {
+		snprintf(path, sizeof(path), "/sys/bus/nd/devices/ndbus%d/wait_probe", bus);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return;
+		(void)!read(fd, answer, sizeof(answer));
+		close(fd);
+	}
+}
+
 static int mount_lower(const struct root_device *root, struct failure *why)
 {
+	if (strncmp(root->device, "/dev/pmem", strlen("/dev/pmem")) == 0)
+		wait_for_pmem();
 	if (root->dax && mount(root->device, LOWER, root->type, MS_RDONLY, "dax=always") == 0)
 		return 0;
 	if (mount(root->device, LOWER, root->type, MS_RDONLY, NULL) == 0)

@@ -27,7 +27,7 @@ from hyperbuild.converter.source import open_source
 from hyperbuild.converter.tokens import Challenge
 from hyperbuild.converter.transfer import Patience
 from tests.converter.conftest import IMPATIENT
-from tests.converter.pulls import big, blobs, is_blob, leftovers, with_settings
+from tests.converter.pulls import big, blobs, flip, is_blob, leftovers, with_settings
 from tests.support.registry import (
     PASSWORD,
     USER,

@@ -21,10 +21,7 @@ from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.store import Store
-from tests.converter.pulls import big, blobs, is_blob, leftovers, stored_layers, with_settings
-from tests.support.registry import (
-    Answer,
-)
+from tests.converter.pulls import big, blobs, flip, is_blob, leftovers, stored_layers, with_settings
 
 # What goes wrong on the way
 
@@ -187,10 +184,6 @@ def test_giving_up_does_not_wait_for_a_silent_connection(puller, proxy):
 
 
 # Bytes that lie
-
-
-def flip(answer: Answer) -> None:
-    answer.body = answer.body[:-1] + bytes([answer.body[-1] ^ 1])
 
 
 def test_a_layer_with_wrong_bytes_is_refused_and_not_kept(puller, proxy, small):

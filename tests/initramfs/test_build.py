@@ -93,3 +93,13 @@ def test_fuzzing_finds_nothing(tmp_path: Path) -> None:
             "clang or its fuzzing runtime is not installed (apt install libclang-rt-14-dev)"
         )
     make("fuzz", tmp_path, "FUZZ_SECONDS=3")
+
+
+def test_a_compiler_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "musl-gcc"
+    broken.write_text("#!/bin/sh\necho no such back end >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ToolError, match=r"no such back end.*apt install"):
+        build_initramfs(tmp_path / "cache", progress=QUIET)
+    assert not (tmp_path / "cache").exists()
