@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter import erofs, ext4
 from hyperbuild.converter.extents import BLOCK_SIZE
 from hyperbuild.converter.flatten import flatten
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -79,16 +80,19 @@ def convert(
     rootfs_format: Format,
     epoch: int | None,
     progress: Progress,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Rootfs:
     """Flatten image and write it into the empty file fd in the format wanted.
 
     epoch (seconds) stands for times the layers don't give; by default it is when the image was
     created. The bytes depend on the image, the format and epoch alone. Errors as for ``flatten``.
     """
-    if epoch is None:
-        epoch = _created(image.config.created)
+    epoch = default_epoch(image) if epoch is None else epoch
     first_block = rootfs_format.first_data_block
-    flat = flatten(image, source, fd, first_block=first_block, epoch=epoch, progress=progress)
+    flat = flatten(
+        image, source, fd,
+        first_block=first_block, epoch=epoch, progress=progress, limits=limits,
+    )  # fmt: skip
     identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
     size = rootfs_format.write(
         fd,
@@ -100,10 +104,10 @@ def convert(
     return Rootfs(fd, size, flat.tree)
 
 
-def _created(text: str) -> int:
+def default_epoch(image: SourceImage) -> int:
     """Read the config's RFC 3339 ``created``; 0 if it is missing or unreadable (it is optional)."""
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(image.config.created)
     except ValueError:
         return 0
     if moment.tzinfo is None:

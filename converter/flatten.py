@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.extents import BLOCK_SIZE, ExtentWriter
 from hyperbuild.converter.layer import read_layer
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, Limits, check_space
 from hyperbuild.converter.stream import LayerStream
 from hyperbuild.converter.tree import NO_BLOCK, Inode, Tree, walk
 
@@ -41,16 +42,19 @@ def flatten(
     first_block: int,
     epoch: int,
     progress: Progress,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Flattened:
     """Write the image's file data into fd from first_block on and return its tree.
 
     epoch (seconds) is the time of directories that no layer describes. ContentError and
-    VerificationError as for read_layer.
+    VerificationError as for read_layer; LimitError for an image beyond limits.
     """
+    if limits.check_space:
+        check_space(fd, image.manifest.layers)
     shadow = _Shadow()
     extents = ExtentWriter(fd, first_block)
-    indexes = _read_layers(image, source, shadow, extents, progress)
-    tree = Tree(epoch)
+    indexes = _read_layers(image, source, shadow, extents, progress, Budget(limits))
+    tree = Tree(epoch, depth=limits.depth)
     for index in reversed(indexes):
         tree.apply(index)
     winners = {
@@ -74,6 +78,7 @@ def _read_layers(
     choice: Choice,
     extents: ExtentWriter,
     progress: Progress,
+    budget: Budget | None = None,
 ) -> list[LayerIndex]:
     """Read all layers, the top one first."""
     layers = list(zip(image.manifest.layers, image.config.diff_ids, strict=True))
@@ -85,10 +90,18 @@ def _read_layers(
             where = f"layer {layer.digest} of {image.reference}"
             with (
                 source.open_layer(layer, progress) as raw,
-                LayerStream(raw, layer, diff_id, before_reuse=extents.flush, where=where) as stream,
-            ):
+                LayerStream(
+                    raw, layer, diff_id,
+                    before_reuse=extents.flush, where=where, budget=budget,
+                ) as stream,
+            ):  # fmt: skip
                 index = read_layer(
-                    stream, choice, extents, first_entry=first_entry, progress=progress
+                    stream,
+                    choice,
+                    extents,
+                    first_entry=first_entry,
+                    progress=progress,
+                    budget=budget,
                 )
             indexes.append(index)
             first_entry += len(index.entries)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from hyperbuild.converter import tar
 from hyperbuild.converter.errors import ContentError, printable
-from hyperbuild.converter.tree import Entry, Inode, LayerIndex
+from hyperbuild.converter.tree import PATH_LIMIT, Entry, Inode, LayerIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from hyperbuild.converter.extents import ExtentWriter
+    from hyperbuild.converter.limits import Budget
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.stream import LayerStream
     from hyperbuild.converter.tar import Member
@@ -24,8 +24,6 @@ AUFS_META = b".wh..wh."
 #: The attributes of the namespace ``system`` that files can have.
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAME_LIMIT = 255
-#: Linux's PATH_MAX, less its NUL.
-PATH_LIMIT = 4095
 TARGET_LIMIT = 4095
 
 _TYPE_BITS = {
@@ -45,24 +43,43 @@ class Choice(Protocol):
         """Tell whether the regular file path, the image's entry number entry, is kept."""
 
 
+class Sink(Protocol):
+    """Where the data of the files that are kept goes (an ExtentWriter, or what examines them)."""
+
+    def append(self, data: memoryview) -> int:
+        """Take one whole file, valid until ``flush``; return what stands for its ``block``."""
+
+    def append_pieces(self, size: int, segments: Iterable[tuple[int, Iterable[memoryview]]]) -> int:
+        """Take one file of size bytes as (offset, data) segments between holes; as ``append``."""
+
+    def flush(self) -> None:
+        """Be done with the memory that was handed over."""
+
+
 def read_layer(
     stream: LayerStream,
     keep: Choice,
-    extents: ExtentWriter,
+    extents: Sink,
     *,
     first_entry: int,
     progress: Progress,
+    budget: Budget | None = None,
 ) -> LayerIndex:
     """Read a layer to its verified end; write the data of the files that keep chooses.
 
-    Entries are numbered from first_entry on. ContentError for names and types that no runtime
-    unpacks; VerificationError if the bytes are not what the image declares.
+    Entries are numbered from first_entry on and counted in budget (LimitError once it is used up).
+    ContentError for names and types that no runtime unpacks; VerificationError if the bytes are not
+    what the image declares.
     """
     index = LayerIndex(stream.where)
     number = first_entry
     for member in tar.members(stream):
         path = _clean(member.name, stream)
         parent, _, name = path.rpartition(b"/")
+        if budget:
+            budget.entry(
+                stream.where, path, member.size, member.size - member.stored, _held(member)
+            )
         if name.startswith(WHITEOUT):
             _hide(index, parent, name, stream)
             continue
@@ -169,7 +186,15 @@ def _kept_xattrs(
     return kept or None
 
 
-def _write(member: Member, stream: LayerStream, extents: ExtentWriter) -> int:
+def _held(member: Member) -> int:
+    """Return the bytes of a member that its index keeps in memory."""
+    held = len(member.name) + len(member.link)
+    if member.xattrs:
+        held += sum(len(name) + len(value) for name, value in member.xattrs.items())
+    return held
+
+
+def _write(member: Member, stream: LayerStream, extents: Sink) -> int:
     size = member.size
     if member.segments is not None:
         return extents.append_pieces(size, _sparse(member.segments, stream))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from io import RawIOBase
     from types import TracebackType
 
+    from hyperbuild.converter.limits import Budget
     from hyperbuild.converter.oci import Descriptor, DiffID
 
 BLOCK = 512
@@ -130,8 +131,14 @@ class LayerStream:
         *,
         before_reuse: Callable[[], None],
         where: str,
+        budget: Budget | None = None,
     ) -> None:
-        """Start reading raw; before_reuse is called before a buffer's content is overwritten."""
+        """Start reading raw; before_reuse is called before a buffer's content is overwritten.
+
+        What comes out is counted in budget: LimitError once it is used up.
+        """
+        self._budget = budget
+        self._packed = layer.size
         self.where = where
         self.buffer = memoryview(b"")
         self.position = 0
@@ -200,6 +207,9 @@ class LayerStream:
             self._ended = True
             return False
         self.buffer, self.limit = item
+        if self._budget:
+            total = self._passed + self.limit
+            self._budget.stream(self.where, self.limit, total, self._packed)
         self._hash.update(self.buffer[: self.limit])
         return True
 

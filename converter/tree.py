@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.limits import DEFAULT_LIMITS, LimitError, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 #: Most symbolic links followed in one lookup (Linux: MAXSYMLINKS).
 SYMLINK_LIMIT = 40
 NO_BLOCK = -1
+#: No runtime can make what lies behind a longer path (Linux: PATH_MAX, less its NUL).
+PATH_LIMIT = 4095
+#: Components of symlinks' targets that are followed for one image. Honest ones need a few per
+#: directory; long targets through each other would keep us busy for hours.
+FOLLOW_LIMIT = 20_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -81,9 +87,14 @@ def new_directory(mtime: int) -> Inode:
 class Tree:
     """An image's file system, built up by applying layers from the base to the top."""
 
-    def __init__(self, mtime: int) -> None:
-        """Start with an empty root; mtime is for directories that no layer describes."""
+    def __init__(self, mtime: int, *, depth: int = DEFAULT_LIMITS.depth) -> None:
+        """Start with an empty root; mtime is for directories that no layer describes.
+
+        depth is how many directories lie above a file at most.
+        """
         self._mtime = mtime
+        self._depth = depth
+        self._followed = 0
         self.root = new_directory(mtime)
         #: Directories by path as entries spell it; dropped when a name on a path changes hands.
         self._directories: dict[bytes, Inode] = {b"": self.root}
@@ -98,6 +109,8 @@ class Tree:
         for entry in layer.entries:
             try:
                 self._add(entry)
+            except LimitError as error:
+                raise LimitError(f"{layer.where}: {error}") from None
             except ContentError as error:
                 raise ContentError(
                     f"{layer.where}: entry {printable(entry.path)!r}: {error}"
@@ -123,15 +136,17 @@ class Tree:
 
         Where the layer itself puts a directory in a symlink's place, nothing below is meant.
         """
-        prefix = b""
+        directory: Inode | None = self.root
+        end = -1
         for name in path.split(b"/") if path else ():
-            parent = self._find(prefix)
-            prefix = prefix + b"/" + name if prefix else name
-            below = parent.children.get(name) if parent and parent.children else None
-            if below and below.is_symlink and prefix in own_directories:
-                return None
-        found = self._find(path)
-        return found if found and found.is_directory else None
+            end += 1 + len(name)
+            below = directory.children.get(name) if directory and directory.children else None
+            if below and below.is_symlink:
+                if path[:end] in own_directories:
+                    return None
+                below = self._find(path[:end])
+            directory = below
+        return directory if directory and directory.is_directory else None
 
     def _add(self, entry: Entry) -> None:
         inode = entry.inode
@@ -192,6 +207,7 @@ class Tree:
 
     def _walk(self, path: bytes, *, make: bool) -> Inode | None:
         stack = [self.root]
+        lengths = [0]
         names = path.split(b"/")[::-1]
         followed = 0
         while names:
@@ -201,6 +217,7 @@ class Tree:
             if name == b"..":
                 if len(stack) > 1:
                     stack.pop()
+                    lengths.pop()
                 continue
             children = stack[-1].children
             if children is None:
@@ -220,11 +237,28 @@ class Tree:
                 if followed > SYMLINK_LIMIT:
                     raise ContentError(f"too many symbolic links in {printable(path)!r}")
                 if inode.target.startswith(b"/"):
-                    del stack[1:]
-                names.extend(inode.target.split(b"/")[::-1])
+                    del stack[1:], lengths[1:]
+                targets = inode.target.split(b"/")
+                self._followed += len(targets)
+                if self._followed > FOLLOW_LIMIT:
+                    raise LimitError("the image's symbolic links lead too far; it may be a bomb")
+                names.extend(reversed(targets))
                 continue
             stack.append(inode)
+            lengths.append(lengths[-1] + 1 + len(name))
+            if make:
+                self._check_depth(path, len(stack), lengths[-1])
         return stack[-1]
+
+    def _check_depth(self, path: bytes, depth: int, length: int) -> None:
+        """Bound where symlinked parents lead: an entry's own path was bounded as it was read."""
+        if depth > self._depth:
+            raise too_deep("parents", path, self._depth)
+        if length > PATH_LIMIT:
+            raise ContentError(
+                f"the symbolic links in {printable(path[:64])!r} lead to a path of over "
+                f"{PATH_LIMIT} bytes; the image cannot be unpacked"
+            )
 
     def lookup(self, path: bytes) -> Inode | None:
         """Resolve path inside the root as the guest would; None if it is missing or loops."""
@@ -236,13 +270,16 @@ class Tree:
 
 def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
     """Yield (path, inode) for all names, parents first, names of a directory in byte order."""
-    pending = [(b"", root)]
+    yield b"", root
+    # Paths are made as they are reached: those of all siblings at once could fill the memory.
+    pending = [(b"", root.children or {}, iter(sorted(root.children or ())))]
     while pending:
-        path, inode = pending.pop()
-        yield path, inode
-        if inode.children:
-            prefix = path + b"/" if path else b""
-            pending.extend(
-                (prefix + name, inode.children[name])
-                for name in sorted(inode.children, reverse=True)
-            )
+        prefix, children, names = pending[-1]
+        for name in names:
+            inode, path = children[name], prefix + name
+            yield path, inode
+            if inode.children:
+                pending.append((path + b"/", inode.children, iter(sorted(inode.children))))
+                break
+        else:
+            pending.pop()

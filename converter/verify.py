@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from hyperbuild.converter import verify_erofs, verify_ext4
 from hyperbuild.converter.errors import VerificationError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from hyperbuild.converter.tree import Inode
     from hyperbuild.converter.verify_reader import FileInfo, ImageReader
 
@@ -29,31 +32,61 @@ def verify_tree(fd: int, root: Inode) -> None:
     """
     reader = open_image(fd)
     try:
-        nids: dict[Inode, int] = {}
-        links: dict[int, int] = {}
-        declared: dict[int, int] = {}
-        pending = {b"": root}
-        for path, info in reader.walk():
-            inode = pending.pop(path, None)
-            if inode is None or nids.setdefault(inode, info.nid) != info.nid:
-                raise VerificationError(
-                    f"{printable(path)!r} is in the image but not in its layers"
-                )
-            links[info.nid] = links.get(info.nid, 0) + 1
-            declared[info.nid] = info.links
-            _compare(reader, path, info, inode)
-            prefix = path + b"/" if path else b""
-            for name, child in (inode.children or {}).items():
-                pending[prefix + name] = child
-            if inode.children is not None:
-                links[info.nid] = _directory_links(reader, inode)
-        missing = next(iter(pending), None)
-        if missing is not None:
-            raise VerificationError(f"{printable(missing)!r} is missing in the image")
-        if links != declared:
-            raise VerificationError("a link count in the image is wrong")
+        _verify(reader, root, _is_in_place)
     finally:
         reader.close()
+
+
+def verify_contents(fd: int, root: Inode, digests: Sequence[bytes]) -> None:
+    """Compare every path of the image in fd with a tree read anew, contents included.
+
+    A regular file's ``block`` is the place in digests of its content's sha256. VerificationError
+    names the first path that differs.
+    """
+    reader = open_image(fd)
+    done: set[Inode] = set()
+
+    def has_content(info: FileInfo, inode: Inode) -> bool:
+        if inode in done or not inode.size:
+            return True
+        done.add(inode)
+        content = hashlib.sha256()
+        for part in reader.content(info):
+            content.update(part)
+        return content.digest() == digests[inode.block]
+
+    try:
+        _verify(reader, root, has_content)
+    finally:
+        reader.close()
+
+
+def _is_in_place(info: FileInfo, inode: Inode) -> bool:
+    return info.runs == (((inode.block * 4096, inode.size),) if inode.size else ())
+
+
+def _verify(reader: ImageReader, root: Inode, has_data: Callable[[FileInfo, Inode], bool]) -> None:
+    nids: dict[Inode, int] = {}
+    links: dict[int, int] = {}
+    declared: dict[int, int] = {}
+    pending = {b"": root}
+    for path, info in reader.walk():
+        inode = pending.pop(path, None)
+        if inode is None or nids.setdefault(inode, info.nid) != info.nid:
+            raise VerificationError(f"{printable(path)!r} is in the image but not in its layers")
+        links[info.nid] = links.get(info.nid, 0) + 1
+        declared[info.nid] = info.links
+        _compare(reader, path, info, inode, has_data)
+        prefix = path + b"/" if path else b""
+        for name, child in (inode.children or {}).items():
+            pending[prefix + name] = child
+        if inode.children is not None:
+            links[info.nid] = _directory_links(reader, inode)
+    missing = next(iter(pending), None)
+    if missing is not None:
+        raise VerificationError(f"{printable(missing)!r} is missing in the image")
+    if links != declared:
+        raise VerificationError("a link count in the image is wrong")
 
 
 def _directory_links(reader: ImageReader, inode: Inode) -> int:
@@ -62,7 +95,13 @@ def _directory_links(reader: ImageReader, inode: Inode) -> int:
     return links if links <= reader.directory_link_limit else 1
 
 
-def _compare(reader: ImageReader, path: bytes, info: FileInfo, inode: Inode) -> None:
+def _compare(
+    reader: ImageReader,
+    path: bytes,
+    info: FileInfo,
+    inode: Inode,
+    has_data: Callable[[FileInfo, Inode], bool],
+) -> None:
     seen = (info.mode, info.uid, info.gid, info.mtime, info.mtime_ns, info.device, info.xattrs)
     mtime = min(max(inode.mtime, reader.earliest), reader.latest)
     meant = (
@@ -72,8 +111,7 @@ def _compare(reader: ImageReader, path: bytes, info: FileInfo, inode: Inode) -> 
     )  # fmt: skip
     right = seen == meant
     if stat.S_ISREG(info.mode):
-        runs = ((inode.block * 4096, inode.size),) if inode.size else ()
-        right &= info.size == inode.size and info.runs == runs
+        right = right and info.size == inode.size and has_data(info, inode)
     elif stat.S_ISLNK(info.mode):
         right &= b"".join(reader.content(info)) == inode.target
     if not right:
