@@ -56,7 +56,7 @@ def make_base(shop: Workshop, layout: Path) -> None:
     shop.run("umoci", "init", "--layout", layout)
     shop.run("umoci", "new", "--image", f"{layout}:latest")
     shop.run("umoci", "raw", "add-layer", "--image", f"{layout}:latest", tar)
-    _configure(shop, layout, "--config.cmd=bash", f"--config.env={PATH}", "--os=linux")
+    configure(shop, layout, "--config.cmd=bash", f"--config.env={PATH}", "--os=linux")
     shop.run("umoci", "gc", "--layout", layout)
 
 
@@ -67,7 +67,7 @@ def make_nginx(shop: Workshop, base: Path, layout: Path) -> None:
     root = bundle / "rootfs"
     image = f"{layout}:latest"
     shop.run("umoci", "unpack", "--image", image, bundle)
-    _install(shop, root, ["nginx", "curl", "gettext-base"])
+    install(shop, root, ["nginx", "curl", "gettext-base"])
     shop.run("setcap", "cap_net_bind_service=+ep", root / "usr/sbin/nginx")
     version = _package_version(shop, root, "nginx")
     shop.run("umoci", "repack", "--refresh-bundle", "--image", image, bundle)
@@ -78,7 +78,7 @@ def make_nginx(shop: Workshop, base: Path, layout: Path) -> None:
     shutil.copytree(_NGINX_FILES / "html", page)
     shop.run("setfattr", "-n", "user.title", "-v", PAGE_TITLE, page / "index.html")
     shop.run("umoci", "insert", "--opaque", "--image", image, page, "/var/www/html")
-    _configure(
+    configure(
         shop,
         layout,
         "--config.entrypoint=/docker-entrypoint.sh",
@@ -98,7 +98,7 @@ def make_development(shop: Workshop, base: Path, layout: Path) -> None:
     bundle = shop.path / "bundle"
     shop.run("umoci", "unpack", "--image", f"{layout}:latest", bundle)
     packages = "build-essential git golang default-jdk-headless python3-dev libboost-dev llvm-dev"
-    _install(shop, bundle / "rootfs", packages.split())
+    install(shop, bundle / "rootfs", packages.split())
     shop.run("umoci", "repack", "--image", f"{layout}:latest", bundle)
     shop.run("umoci", "gc", "--layout", layout)
 
@@ -110,7 +110,7 @@ def add_program(shop: Workshop, base: Path, layout: Path, program: Path, *args: 
     shop.run("umoci", "insert", "--image", image, program, f"/{program.name}")
     words = (f"/{program.name}", *args)
     clear = ("--clear=config.entrypoint", "--clear=config.cmd")
-    _configure(shop, layout, *clear, *(f"--config.cmd={word}" for word in words))
+    configure(shop, layout, *clear, *(f"--config.cmd={word}" for word in words))
 
 
 def copy_layout(source: Path, target: Path) -> None:
@@ -122,11 +122,12 @@ def copy_layout(source: Path, target: Path) -> None:
     )
 
 
-def _configure(shop: Workshop, layout: Path, *options: str) -> None:
+def configure(shop: Workshop, layout: Path, *options: str) -> None:
+    """Change the config of the layout's image by options of umoci config."""
     shop.run("umoci", "config", "--image", f"{layout}:latest", *options)
 
 
-def _install(shop: Workshop, root: Path, packages: Iterable[str]) -> None:
+def install(shop: Workshop, root: Path, packages: Iterable[str]) -> None:
     """Install packages in root as `apt-get install && rm -rf /var/lib/apt/lists/*` would.
 
     apt runs outside, with root's own settings, so that names resolve and root needs no mounts.
@@ -134,7 +135,8 @@ def _install(shop: Workshop, root: Path, packages: Iterable[str]) -> None:
     config = shop.path / "apt.conf"
     lines = [f'Dir "{root}";', f'DPkg::Chroot-Directory "{root}";', *_apt_options()]
     config.write_text("".join(f"{line.rstrip(';')};\n" for line in lines))
-    env = {"APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive"}
+    # Maintainer scripts run below root, where the workshop's own TMPDIR is not.
+    env = {"APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": "/tmp"}
     shop.run("apt-get", "-q", "update", env=env)
     shop.run("apt-get", "-qy", "install", "--no-install-recommends", *packages, env=env)
     shop.run("apt-get", "clean", env=env)

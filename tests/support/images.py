@@ -11,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import debian, torture
+from tests.support import debian, services, torture
 from tests.support.treelist import SOURCE as TREELIST_SOURCE
 from tests.support.treelist import treelist
 from tests.support.workshop import Workshop, as_root, content_key, default_cache, made
 
+_STATIC_SOURCE = Path(__file__).with_name("hello.c")
 _CHECKOUT = Path(__file__).parents[2]
 
 
@@ -23,7 +24,8 @@ def image(name: str, cache: Path | None = None) -> Path:
     """Return the OCI layout (tag `latest`) of the image name, made if it is not in the cache.
 
     Names: `debian`, `nginx`, `torture`, each also with `-tree` behind it (the same image with
-    treelist as its command), and `development`. Making one needs root or sudo.
+    treelist as its command), the servers of ``services.SERVICES``, `busybox` and `static` (both
+    from scratch), and `development`. Making one needs root or sudo.
     """
     cache = cache or default_cache()
     layout = cache / _key(name)
@@ -42,6 +44,19 @@ def image(name: str, cache: Path | None = None) -> Path:
         make = debian.make_base
     elif name == "torture":
         make = torture.make_torture
+    elif name == "busybox":
+        make = services.make_busybox
+    elif name == "static":
+
+        def make(shop: Workshop, target: Path) -> None:
+            services.make_static(shop, target, _STATIC_SOURCE)
+
+    elif name in services.SERVICES:
+        below = image("debian", cache)
+
+        def make(shop: Workshop, target: Path) -> None:
+            services.make_service(shop, below, target, services.SERVICES[name])
+
     else:
         base = image("debian", cache)
         recipe = {"nginx": debian.make_nginx, "development": debian.make_development}[name]
@@ -55,6 +70,8 @@ def image(name: str, cache: Path | None = None) -> Path:
 def _key(name: str) -> str:
     base_name = name.removesuffix("-tree")
     recipe = torture.RECIPE if base_name == "torture" else debian.RECIPE
+    if name in {*services.SERVICES, "busybox", "static"}:
+        recipe = (*debian.RECIPE, *services.RECIPE, _STATIC_SOURCE)
     program = () if name == base_name else (TREELIST_SOURCE,)
     return f"{name}-{content_key(name, *recipe, *program)}"
 
