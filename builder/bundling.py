@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
-from hyperbuild.converter.errors import NotFoundError
+from hyperbuild.converter.errors import NotFoundError, VerificationError
+from hyperbuild.converter.proof import prove
 from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.store import Store
@@ -78,15 +80,25 @@ def make_bundle(
     *,
     rootfs_format: str,
     epoch: int | None,
+    limits: Limits,
+    verify: bool,
     progress: Progress,
 ) -> Bundle:
     """Convert image into the empty file fd and describe the bundle it makes with parts.
 
-    rootfs_format is a key of FORMATS.
+    rootfs_format is a key of FORMATS; verify has the result proved (VerificationError).
     """
     rootfs = convert(
-        image, source, fd, rootfs_format=FORMATS[rootfs_format], epoch=epoch, progress=progress
+        image,
+        source,
+        fd,
+        rootfs_format=FORMATS[rootfs_format],
+        epoch=epoch,
+        limits=limits,
+        progress=progress,
     )
+    if verify:
+        prove(image, source, fd, epoch=epoch, limits=limits, progress=progress)
     where = str(image.reference)
     process = resolve_process(image.config.config, rootfs, where)
     if process.problem:
@@ -118,6 +130,8 @@ def store_bundle(
     *,
     rootfs_format: str,
     epoch: int | None,
+    limits: Limits,
+    verify: bool,
     progress: Progress,
 ) -> StoredBundle:
     """Return the bundle of image and parts from the store, made first if it is not there.
@@ -130,6 +144,8 @@ def store_bundle(
         known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
         found = known and _open(store, known)
         if found:
+            if verify:
+                _prove_again(found, image, source, epoch, limits, progress)
             return found
         with store.draft() as draft:
             bundle = make_bundle(
@@ -139,6 +155,8 @@ def store_bundle(
                 parts,
                 rootfs_format=rootfs_format,
                 epoch=epoch,
+                limits=limits,
+                verify=verify,
                 progress=progress,
             )
             rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[rootfs_format])
@@ -152,6 +170,23 @@ def store_bundle(
         manifest = _manifest(store, image, bundle, layers, key)
         store.tag(manifest, name, ARTIFACT_TYPE)
     return StoredBundle(name, manifest.digest, _located(store, bundle))
+
+
+def _prove_again(
+    found: StoredBundle,
+    image: SourceImage,
+    source: ImageSource,
+    epoch: int | None,
+    limits: Limits,
+    progress: Progress,
+) -> None:
+    """Prove a bundle made by an earlier run; one that fails leaves the store."""
+    with found.files.rootfs.open("rb") as file:
+        try:
+            prove(image, source, file.fileno(), epoch=epoch, limits=limits, progress=progress)
+        except VerificationError:
+            found.files.rootfs.unlink()
+            raise
 
 
 def _manifest(

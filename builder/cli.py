@@ -16,6 +16,7 @@ import click
 
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import Context, read_context
+from hyperbuild.builder.limiting import limit_options, read_limits
 from hyperbuild.converter.errors import HyperbuildError, InputError
 
 if TYPE_CHECKING:
@@ -86,12 +87,17 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 )  # fmt: skip
 @click.option("--no-kernel", is_flag=True, help="Make the root file system and bundle.json only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
+@click.option(
+    "--verify", is_flag=True, help="Read the layers again and compare every file with the result."
+)
 @_kernel_file
 @_platform
 @_authfile
+@limit_options
 @_pass_context
 def convert(
     context: Context,
+    /,
     *,
     image: str,
     output: Path | None,
@@ -101,6 +107,8 @@ def convert(
     kernel_file: Path | None,
     platform_text: str | None,
     authfile: Path | None,
+    verify: bool,
+    **limits: Any,
 ) -> None:
     """Turn IMAGE into a bundle: its files as a root file system, a kernel and an initramfs.
 
@@ -120,6 +128,8 @@ def convert(
             kernel_file,
             with_kernel=not no_kernel,
             rootfs_format=rootfs_format,
+            limits=read_limits(limits),
+            verify=verify,
         ),
         output,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.builder.bundling import Parts, StoredBundle, store_bundle
 from hyperbuild.builder.export import export_bundle
 from hyperbuild.builder.parts import custom_kernel, default_kernel, make_initramfs
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Request:
     """What to convert: an image reference and, where given, platform, credentials and kernel.
 
-    ``rootfs_format`` is "erofs" or "ext4".
+    ``rootfs_format`` is "erofs" or "ext4"; ``verify`` has the result compared with the layers.
     """
 
     image: str
@@ -40,6 +41,8 @@ class Request:
     kernel_file: Path | None = None
     with_kernel: bool = True
     rootfs_format: str = "erofs"
+    limits: Limits = DEFAULT_LIMITS
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ def convert_image(context: Context, request: Request, output: Path | None) -> Re
                 parts,
                 rootfs_format=request.rootfs_format,
                 epoch=context.epoch,
+                limits=request.limits,
+                verify=request.verify,
                 progress=context.console,
             )
             result = Result(stored.digest, stored.files.bundle)
@@ -78,6 +83,8 @@ def convert_image(context: Context, request: Request, output: Path | None) -> Re
                 parts,
                 rootfs_format=request.rootfs_format,
                 epoch=context.epoch,
+                limits=request.limits,
+                verify=request.verify,
                 progress=context.console,
             )
             result = Result(str(output), bundle)
@@ -95,6 +102,8 @@ def stored_bundle(context: Context, request: Request) -> StoredBundle:
             _parts(context, request),
             rootfs_format=request.rootfs_format,
             epoch=context.epoch,
+            limits=request.limits,
+            verify=request.verify,
             progress=context.console,
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.builder.bundling import Parts
+    from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.launcher.bundle import Bundle
@@ -33,6 +34,8 @@ def export_bundle(
     *,
     rootfs_format: str,
     epoch: int | None,
+    limits: Limits,
+    verify: bool,
     progress: Progress,
 ) -> Bundle:
     """Make the bundle of image and parts in directory, which is missing, empty or an export.
@@ -50,6 +53,8 @@ def export_bundle(
             parts,
             rootfs_format=rootfs_format,
             epoch=epoch,
+            limits=limits,
+            verify=verify,
             progress=progress,
         )
         drafts[rootfs_name(rootfs_format)] = rootfs
