@@ -11,9 +11,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "uevent.h"
+
 #ifndef STATX_ATTR_DAX
 #define STATX_ATTR_DAX 0x00200000
 #endif
+
+/* Milliseconds that a device may take to be announced. */
+enum { DEVICE_PATIENCE = 5000 };
 
 #define LOWER "/lower"
 #define UPPER "/upper"
@@ -142,10 +147,17 @@ static void wait_for_pmem(void)
 	}
 }
 
+static bool is_there(void *path)
+{
+	return access(path, F_OK) == 0;
+}
+
 static int mount_lower(const struct root_device *root, struct failure *why)
 {
 	if (strncmp(root->device, "/dev/pmem", strlen("/dev/pmem")) == 0)
 		wait_for_pmem();
+	if (wait_for_device(is_there, root->device, DEVICE_PATIENCE) != 0)
+		return fail(why, STATUS_FAILED, "%s: the VM has no such device", root->device);
 	if (root->dax && mount(root->device, LOWER, root->type, MS_RDONLY, "dax=always") == 0)
 		return 0;
 	if (mount(root->device, LOWER, root->type, MS_RDONLY, NULL) == 0)
