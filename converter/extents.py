@@ -17,7 +17,7 @@ BLOCK_SIZE = 4096
 BLOCK_LIMIT = 1 << 32
 #: Most pieces of one pwritev (Linux: UIO_MAXIOV is 1024); a file adds at most two.
 _GATHER_LIMIT = 1000
-_PADDING = [memoryview(bytes(size)) for size in range(BLOCK_SIZE)]
+_ZEROS = memoryview(bytes(BLOCK_SIZE))
 
 
 class ExtentWriter:
@@ -46,7 +46,7 @@ class ExtentWriter:
         pieces.append(data)
         padding = -size % BLOCK_SIZE
         if padding:
-            pieces.append(_PADDING[padding])
+            pieces.append(_ZEROS[:padding])
         self._pending += size + padding
         if len(pieces) >= _GATHER_LIMIT:
             self.flush()
