@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _DATABASE_LIMIT = 4 << 20
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 _SIGNAL_LIMIT = 64
+_SIGNAL_NAME_LIMIT = 32
 
 
 def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Process:
@@ -57,7 +58,9 @@ def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Pr
 def parse_signal(text: str, where: str) -> Signal:
     """Read ``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``; ContentError otherwise."""
     name = text.upper()
-    if name.isdigit():
+    if not name.isascii() or len(name) > _SIGNAL_NAME_LIMIT:
+        number = 0
+    elif name.isdigit():
         number = int(name)
     else:
         base, _, offset = name.partition("+")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ID_LIMIT = 1 << 31
+#: Python refuses to read numbers of thousands of digits; no id has more than this.
+_ID_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +90,6 @@ def _records(content: bytes, count: int) -> Iterator[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < _ID_LIMIT else None
+    if not (text.isascii() and text.isdigit()) or len(text) > _ID_DIGITS:
+        return None
+    return int(text) if int(text) < _ID_LIMIT else None
