@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import stat
-from struct import unpack
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, printable
@@ -62,7 +61,7 @@ def write_ext4(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time
     first_free. build_time is in seconds since the epoch, uuid has 16 bytes. ContentError names the
     file that the format cannot hold. Times before 1901 and after 2446 become the nearest in range.
     """
-    placed = _place(root, uuid)
+    placed = _place(root)
     last_inode = max(placed[-1].number, FIRST_INODE - 1)
     unused = _unused(placed, first_free)
     adding = [item for item in placed if item.added_blocks]
@@ -78,18 +77,15 @@ def write_ext4(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time
         write_pieces(fd, 0, encode_groups(geometry, last_inode, _directories(placed, geometry)))
         write_pieces(fd, geometry.inode_table * BLOCK_SIZE, _inode_table(placed))
         write_pieces(fd, 0, _added(adding, {item.inode: item.number for item in placed}))
-        superblock = encode_superblock(
-            geometry, last_inode, uuid=uuid, seed=uuid, build_time=build_time
-        )
+        superblock = encode_superblock(geometry, last_inode, uuid=uuid, build_time=build_time)
         os.pwrite(fd, superblock, SUPERBLOCK_OFFSET)
     except OSError as error:
         raise write_failure(error) from error
     return image_size
 
 
-def _place(root: Inode, uuid: bytes) -> list[Placed]:
+def _place(root: Inode) -> list[Placed]:
     """Number every inode: the root, then the children of each directory side by side."""
-    seed = unpack("<4I", uuid)
     top = Placed(root, ROOT_INODE, ROOT_INODE, 2)
     placed = [top]
     by_inode = {root: top}
@@ -97,7 +93,7 @@ def _place(root: Inode, uuid: bytes) -> list[Placed]:
     try:
         for item in placed:  # grows while it is walked: breadth first, without recursion
             inode = item.inode
-            _measure(item, seed)
+            _measure(item)
             if inode.children is None:
                 continue
             for name in sorted(inode.children):
@@ -122,13 +118,13 @@ def _place(root: Inode, uuid: bytes) -> list[Placed]:
     return placed
 
 
-def _measure(item: Placed, seed: tuple[int, int, int, int]) -> None:
+def _measure(item: Placed) -> None:
     """Fill in what an inode needs besides its 256 bytes; ContentError if it cannot be encoded."""
     inode = item.inode
     if inode.xattrs:
         item.xattrs = encode_xattrs(inode.xattrs)
     if inode.children is not None:
-        item.directory = plan_directory(inode.children, seed)
+        item.directory = plan_directory(inode.children)
         item.content_blocks = item.directory.blocks
     elif is_slow_symlink(inode):
         item.content_blocks = 1

@@ -33,6 +33,7 @@ _NODE_START = _HEAD.size
 _NODE_LIMIT = (BLOCK_SIZE - _NODE_START) // _INDEX_ENTRY.size
 _MASK = 0xFFFFFFFF
 _END_OF_HASHES = 0x7FFFFFFF << 1
+_INITIAL_STATE = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,16 @@ class Directory:
         return len(self.leaves) + (1 + self.nodes if self.is_indexed else 0)
 
 
-def plan_directory(names: Iterable[bytes], seed: tuple[int, int, int, int]) -> Directory:
+def plan_directory(names: Iterable[bytes]) -> Directory:
     """Distribute names over blocks, in byte order, or by hash if they are many.
 
-    seed is s_hash_seed. ContentError if the index would be too deep.
+    ContentError if the index would be too deep.
     """
     ordered = sorted(names)
     leaves = _fill(ordered, BLOCK_SIZE - _DOTS_SIZE)
     if len(leaves) <= LINEAR_LIMIT:
         return Directory(leaves, [])
-    by_name = {name: hash_name(name, seed) for name in ordered}
+    by_name = {name: hash_name(name) for name in ordered}
     leaves = _fill(sorted(ordered, key=by_name.__getitem__), BLOCK_SIZE)
     hashes = []
     previous = -1
@@ -158,9 +159,9 @@ def _pointers(pointers: Sequence[tuple[int, int]], limit: int) -> bytes:
     return bytes(encoded)
 
 
-def hash_name(name: bytes, seed: tuple[int, int, int, int]) -> int:
-    """Return the major hash of name, an even number below 2^32."""
-    state = seed
+def hash_name(name: bytes) -> int:
+    """Return the major hash of name, an even number below 2^32, where s_hash_seed is zero."""
+    state = _INITIAL_STATE
     for at in range(0, len(name), 32):
         state = _half_md4(state, _words(name[at:], len(name) - at))
     result = state[1] & ~1

@@ -152,9 +152,9 @@ def _bitmap(free: list[tuple[int, int]]) -> bytes:
 
 
 def encode_superblock(
-    geometry: Geometry, last_inode: int, *, uuid: bytes, seed: bytes, build_time: int
+    geometry: Geometry, last_inode: int, *, uuid: bytes, build_time: int
 ) -> bytes:
-    """Return the superblock; seed is s_hash_seed, build_time in seconds since the epoch."""
+    """Return the superblock; build_time is in seconds since the epoch."""
     inodes = geometry.groups * geometry.inodes_per_group
     log_size = BLOCK_SIZE.bit_length() - 11
     fields = (
@@ -178,7 +178,6 @@ def encode_superblock(
         (0x60, "I", _INCOMPAT),
         (0x64, "I", _RO_COMPAT),
         (0x68, "16s", uuid),
-        (0xEC, "16s", seed),
         (0xFC, "B", HASH_VERSION),
         (0x100, "I", _MOUNT_OPTIONS),
         (0x108, "I", build_time & 0xFFFFFFFF),

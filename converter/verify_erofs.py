@@ -93,6 +93,8 @@ class ErofsReader(ImageReader):
         at += 12
         while at < end:
             name_size, index = self.number(at, 1), self.number(at + 1, 1)
+            if index not in _XATTR_NAMES:
+                raise VerificationError("an extended attribute of an unknown kind")
             value_size = self.number(at + 2, 2)
             name = bytes(self.image[at + 4 : at + 4 + name_size])
             value = bytes(self.image[at + 4 + name_size : at + 4 + name_size + value_size])

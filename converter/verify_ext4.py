@@ -142,6 +142,8 @@ class Ext4Reader(ImageReader):
         found = {}
         while self.number(at, 4):
             name_size, index = self.number(at, 1), self.number(at + 1, 1)
+            if index not in _XATTR_NAMES or self.number(at + 4, 4):
+                raise VerificationError("an extended attribute of an unknown kind")
             name = _XATTR_NAMES[index] + bytes(self.image[at + 16 : at + 16 + name_size])
             start = base + self.number(at + 2, 2)
             value = bytes(self.image[start : start + self.number(at + 8, 4)])
