@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
@@ -103,6 +104,8 @@ def make_bundle(
     process = resolve_process(image.config.config, rootfs, where)
     if process.problem:
         progress.warn(f"{where}: {process.problem}")
+    for finding in check_start(process, image.platform.architecture, rootfs):
+        progress.warn(f"{where}: {finding.name}: {finding.text}")
     return Bundle(
         image=ImageInfo(
             reference=where,
