@@ -176,6 +176,7 @@ def kernel_words(bundle: Bundle, accel: Accel, cpus: int, tsc_khz: int | None) -
     ]
     if accel is Accel.TCG:
         words += ["no_timer_check", "tsc=reliable", "noreplace-smp"]
+        words += ["rodata=off", "percpu_alloc=page"]
         words += ["nolapic_timer"] if cpus == 1 else []
         words += [f"tsc_early_khz={tsc_khz}"] if tsc_khz else []
     return (*words, *bundle.command_line)

@@ -55,15 +55,16 @@ def test_a_dax_machine_exactly() -> None:
         *("-display", "none"),
         *("-machine", "pc,nvdimm=on,usb=off,vmport=off,hpet=off"),
         *("-accel", "tcg"),
-        *("-cpu", "max"),
+        *("-cpu", "max,erms=off,fsrm=off"),
+        *("-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"),
         *("-smp", "1"),
         *("-m", "256M,slots=1,maxmem=1280M"),
         *("-kernel", "/b,c/vmlinux"),
         *("-initrd", "/proc/self/fd/9"),
         "-append",
         "memmap=4M!0x100000000 acpi=off console=ttyS0 quiet loglevel=1 panic=-1 reboot=t "
-        "rdinit=/init no_timer_check tsc=reliable noreplace-smp nolapic_timer "
-        "tsc_early_khz=2600000",
+        "rdinit=/init no_timer_check tsc=reliable noreplace-smp rodata=off percpu_alloc=page "
+        "nolapic_timer tsc_early_khz=2600000",
         *("-chardev", "socket,id=console,fd=5"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,id=serial,max_ports=3"),
@@ -85,11 +86,12 @@ def test_a_dax_machine_exactly() -> None:
 def test_a_block_machine_exactly() -> None:
     built = argv(machine(dax=False, network=False, cpus=2, memory=512))
     assert built[5:15] == [
-        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max"),
+        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg"),
+        *("-cpu", "max,erms=off,fsrm=off"),
         *("-smp", "2", "-m"),
     ]
     assert built[15] == "512M"
-    assert built[21].startswith("console=ttyS0 quiet ")
+    assert built[21].startswith("acpi=off console=ttyS0 quiet ")
     assert built[-4:] == [
         *("-drive", "if=none,id=disk0,format=raw,read-only=on,file=/b,,c/rootfs.erofs"),
         *("-device", "virtio-blk-device,drive=disk0"),
@@ -100,6 +102,8 @@ def test_kvm_takes_the_host_cpu() -> None:
     built = argv(replace(machine(), accel=Accel.KVM))
     assert built[built.index("-accel") + 1] == "kvm"
     assert built[built.index("-cpu") + 1] == "host"
+    assert "-bios" not in built
+    assert "-global" not in built
 
 
 @pytest.mark.parametrize(
