@@ -5,9 +5,12 @@ PYTHON ?= python3
 VENV := .venv/bin
 IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := tar stream erofs ext4 reference documents bundle channel
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo lint test bench clean
+.PHONY: help setup demo lint test fuzz bench clean
 
 demo test bench: export HYPERBUILD_ACCEL = tcg
 
@@ -28,6 +31,13 @@ lint: setup ## check style, types and the direction of imports
 
 test: setup lint ## run all tests, virtual machines included
 	$(VENV)/pytest
+
+fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each target
+	$(VENV)/pip install --quiet -e '.[fuzz]'
+	for target in $(FUZZ_TARGETS); do \
+	  $(VENV)/python -m tests.fuzz.run $$target build/fuzz/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -max_len=65536 || exit 1; \
+	done
 
 bench: setup ## measure convert and boot against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert

@@ -1,8 +1,9 @@
-"""Fuzz one target by atheris: python -m tests.fuzz.run TARGET [libFuzzer options]."""
+"""Fuzz one target by atheris: python -m tests.fuzz.run TARGET CORPUS [libFuzzer options]."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import atheris
 
@@ -11,14 +12,16 @@ with atheris.instrument_imports(include=["hyperbuild"]):
 
 
 def main() -> None:
-    """Run until libFuzzer's options say stop."""
+    """Put the seeds into the directory CORPUS, then run until libFuzzer's options say stop."""
     target = TARGETS[sys.argv.pop(1)]
+    corpus = Path(sys.argv[1])
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
 
     def once(data: bytes) -> None:
         check(target, mend(data) if target.is_tar else data)
 
-    for seed in target.seeds:
-        once(seed)
     atheris.Setup(sys.argv, once)
     atheris.Fuzz()
 
