@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _MEMBERS_LIMIT = 100_000
 _LINKS_LIMIT = 16
 _PIECE = 1 << 20
+#: Linux refuses to read where the end would not fit its off_t.
+_OFFSET_LIMIT = (1 << 63) - 1 - _PIECE
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -124,7 +126,7 @@ class _Headers(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET or offset < 0:
+        if whence != os.SEEK_SET or not 0 <= offset <= _OFFSET_LIMIT:
             raise tarfile.ReadError("a seek that no archive needs")
         self._position = offset
         return offset
