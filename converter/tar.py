@@ -41,6 +41,9 @@ XATTR_VALUE_LIMIT = 1 << 16
 _HEADER = Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12s")
 _ZERO_BLOCK = bytes(BLOCK)
 _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
+_XATTR_KEYS = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
+#: What a global header may say of the members behind it.
+_GLOBAL_KEYS = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
 _SIGN_BIT, _BASE256 = 0x40, 0x80
 _ADLER_MODULUS = 65521
 _CHECKSUM_AS_SPACES = 8 * 0x20
@@ -91,9 +94,7 @@ def members(stream: LayerStream) -> Iterator[Member]:
             if kind == b"x":
                 records = _pax_records(body, stream)
             elif kind == b"g":
-                global_records += _pax_records(body, stream)
-                if sum(len(k) + len(v) for k, v in global_records) > EXTENSION_LIMIT:
-                    raise ContentError(f"{stream.where}: its global headers are too large")
+                global_records = _merge_globals(global_records, _pax_records(body, stream), stream)
             elif kind == b"L":
                 long_name = body.partition(b"\0")[0]
             else:
@@ -227,6 +228,17 @@ def _pax_records(body: bytes, stream: LayerStream) -> list[tuple[bytes, bytes]]:
     return records
 
 
+def _merge_globals(
+    known: list[tuple[bytes, bytes]], new: list[tuple[bytes, bytes]], stream: LayerStream
+) -> list[tuple[bytes, bytes]]:
+    """Add global records, less what no member takes from them: each member is met with all."""
+    merged = dict(known)
+    merged.update((key, value) for key, value in new if key in _GLOBAL_KEYS)
+    if any(key.startswith(_XATTR_KEYS) for key, _ in new):
+        raise ContentError(f"{stream.where}: a global header with extended attributes is refused")
+    return list(merged.items())
+
+
 def _apply_pax(member: Member, records: list[tuple[bytes, bytes]], stream: LayerStream) -> None:
     last = dict(records)  # a later record overrides; an empty value takes the key back
     try:
@@ -246,7 +258,7 @@ def _apply_pax(member: Member, records: list[tuple[bytes, bytes]], stream: Layer
                     member.gid = int(value)
                 case b"mtime":
                     member.mtime, member.mtime_ns = _pax_time(value)
-                case _ if key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
+                case _ if key.startswith(_XATTR_KEYS):
                     _pax_xattr(member, key, value, last)
         _refuse_nul(member.name + member.link)
         _pax_sparse(member, records, last, stream)
