@@ -22,7 +22,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, printable
-from hyperbuild.converter.ext4_directories import encode_directory, plan_directory
+from hyperbuild.converter.ext4_directories import encode_directory
 from hyperbuild.converter.ext4_groups import (
     FIRST_DATA_BLOCK,
     FIRST_INODE,
@@ -39,11 +39,10 @@ from hyperbuild.converter.ext4_inodes import (
     Placed,
     encode_extents,
     encode_inode,
-    is_slow_symlink,
+    measure,
 )
-from hyperbuild.converter.ext4_xattrs import encode_xattrs
 from hyperbuild.converter.extents import BLOCK_SIZE, write_failure
-from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, encode_device, write_pieces
+from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, write_pieces
 from hyperbuild.converter.tree import walk
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _place(root: Inode) -> list[Placed]:
     try:
         for item in placed:  # grows while it is walked: breadth first, without recursion
             inode = item.inode
-            _measure(item)
+            measure(item)
             if inode.children is None:
                 continue
             for name in sorted(inode.children):
@@ -116,20 +115,6 @@ def _place(root: Inode) -> list[Placed]:
             problem = ContentError(f"{item.links} hard links; ext4 holds {LINK_LIMIT}")
             raise _blamed(problem, root, item.inode)
     return placed
-
-
-def _measure(item: Placed) -> None:
-    """Fill in what an inode needs besides its 256 bytes; ContentError if it cannot be encoded."""
-    inode = item.inode
-    if inode.xattrs:
-        item.xattrs = encode_xattrs(inode.xattrs)
-    if inode.children is not None:
-        item.directory = plan_directory(inode.children)
-        item.content_blocks = item.directory.blocks
-    elif is_slow_symlink(inode):
-        item.content_blocks = 1
-    elif stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
-        encode_device(*inode.device)
 
 
 def _blamed(error: ContentError, root: Inode, culprit: Inode) -> ContentError:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.ext4_xattrs import INLINE_SIZE, NO_XATTRS, Xattrs
+from hyperbuild.converter.ext4_directories import plan_directory
+from hyperbuild.converter.ext4_xattrs import INLINE_SIZE, NO_XATTRS, Xattrs, encode_xattrs
 from hyperbuild.converter.extents import BLOCK_SIZE
 from hyperbuild.converter.ondisk import encode_device
 
@@ -41,36 +42,41 @@ _SECTORS = BLOCK_SIZE // 512
 
 @dataclass(slots=True)
 class Placed:
-    """An inode with its number, and the blocks that the writer adds for it from ``block`` on.
+    """An inode with its number, and the ``added_blocks`` that the writer lays from ``block`` on.
 
-    These are, in this order: a directory's or a long symlink's content, extent tree nodes, xattrs.
+    These are, in this order: a directory's or a long symlink's content (``content_blocks``), extent
+    tree nodes, xattrs. A regular file's own ``file_blocks`` lie elsewhere.
     """
 
     inode: Inode
     number: int
     parent: int
     links: int
-    content_blocks: int = 0
     xattrs: Xattrs = NO_XATTRS
     directory: Directory | None = None
+    file_blocks: int = 0
+    content_blocks: int = 0
+    added_blocks: int = 0
     block: int = 0
 
-    @property
-    def file_blocks(self) -> int:
-        """The number of blocks of a regular file's data, which lie elsewhere."""
-        inode = self.inode
-        return -(-inode.size // BLOCK_SIZE) if stat.S_ISREG(inode.mode) else 0
 
-    @property
-    def added_blocks(self) -> int:
-        """The number of blocks from ``block`` on."""
-        mapped = self.file_blocks or self.content_blocks
-        return self.content_blocks + _count_nodes(mapped) + bool(self.xattrs.block)
-
-
-def is_slow_symlink(inode: Inode) -> bool:
-    """Whether inode is a symlink whose target needs a block."""
-    return inode.is_symlink and len(inode.target) >= _FAST_TARGET_LIMIT
+def measure(item: Placed) -> None:
+    """Fill in what an inode needs besides its 256 bytes; ContentError if it cannot be encoded."""
+    inode = item.inode
+    kind = stat.S_IFMT(inode.mode)
+    if inode.xattrs:
+        item.xattrs = encode_xattrs(inode.xattrs)
+    if inode.children is not None:
+        item.directory = plan_directory(inode.children)
+        item.content_blocks = item.directory.blocks
+    elif kind == stat.S_IFREG:
+        item.file_blocks = -(-inode.size // BLOCK_SIZE)
+    elif kind == stat.S_IFLNK:
+        item.content_blocks = int(len(inode.target) >= _FAST_TARGET_LIMIT)
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        encode_device(*inode.device)
+    nodes = _count_nodes(item.file_blocks or item.content_blocks)
+    item.added_blocks = item.content_blocks + nodes + bool(item.xattrs.block)
 
 
 def _count_nodes(blocks: int) -> int:
@@ -89,6 +95,9 @@ def encode_extents(item: Placed) -> tuple[bytes, list[bytes]]:
     nodes_at = first + count
     if item.file_blocks:
         first, count = item.inode.block, item.file_blocks
+    if 0 < count <= _EXTENT_BLOCKS:
+        header = _EXTENT_HEADER.pack(_EXTENT_MAGIC, 1, _ROOT_EXTENTS, 0, 0)
+        return header + _EXTENT.pack(0, count, 0, first), []
     starts = list(range(0, count, _EXTENT_BLOCKS))
     entries = [_EXTENT.pack(at, min(_EXTENT_BLOCKS, count - at), 0, first + at) for at in starts]
     nodes: list[bytes] = []
