@@ -30,18 +30,22 @@ class Cost:
         return Cost(self.wall + other.wall, self.cpu + other.cpu, max(self.peak, other.peak))
 
 
-def cost_of(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Cost:
-    """Run argv to its end; a failure is a RuntimeError with all that it said.
+def cost_of(
+    argv: Sequence[str | Path],
+    environment: Mapping[str, str] | None = None,
+    stdin: str | Path = os.devnull,
+) -> Cost:
+    """Run argv to its end, stdin a file; a failure is a RuntimeError with all that it said.
 
     CPU and memory are the kernel's account (wait4) of the process and all descendants that it
     waited for; memory is the largest of them, not their sum.
     """
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as said, open(stdin, "rb") as source:  # noqa: PTH123
         start = time.monotonic()
         process = subprocess.Popen(
             argv,
             env=os.environ | dict(environment or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=source,
             stdout=said,
             stderr=said,
         )
