@@ -88,7 +88,7 @@ def _machine_options(context: Context, options: BootOptions) -> MachineOptions:
 def _find(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
     directory = Path(options.image)
-    if (directory / BUNDLE_NAME).exists():
+    if (directory / BUNDLE_NAME).exists() or options.image.startswith(("/", "./", "../")):
         return open_directory(directory)
     if options.image.startswith("sha256:"):
         from hyperbuild.builder.bundling import find_bundle

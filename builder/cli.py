@@ -334,7 +334,19 @@ def completion(shell: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    _open_standard_files()
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _open_standard_files() -> None:
+    """Put /dev/null where a standard descriptor is closed: the next file opened would take it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import click
 import pytest
 
 from hyperbuild.builder.cli import cli
-from tests.conftest import RunCli
+from tests.conftest import HYPERBUILD, RunCli
 
 
 def parsed(*args: str) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("-m", "1M", "x"), "memory"),
         (("-e", "=x", "x"), "=x"),
         (("sha256:" + "0" * 64,), "hyperbuild images"),
-        (("/no/such/dir",), "/no/such/dir"),
+        (("/no/such/dir",), "no bundle in /no/such/dir"),
     ],
 )
 def test_bad_values_have_status_125_and_one_line(
@@ -59,6 +60,12 @@ def test_bad_values_have_status_125_and_one_line(
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert text in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_files(closed: str, hyperbuild_env: dict[str, str]) -> None:
+    script = f"{HYPERBUILD} images {closed}"
+    assert subprocess.run(["sh", "-c", script], env=hyperbuild_env, check=False).returncode == 0
 
 
 def test_every_option_has_a_variable(run_cli: RunCli) -> None:
