@@ -58,64 +58,85 @@ class StoredBundle:
     files: BundleFiles
 
 
-def bundle_key(image: SourceImage, parts: Parts, *, rootfs_format: str, epoch: int | None) -> str:
-    """Return the digest of all that a bundle of image and parts depends on."""
-    identity = (
-        MAKER_VERSION,
-        rootfs_format,
-        str(image.reference),
-        image.manifest.digest,
-        image.config.digest,
-        parts.kernel and parts.kernel.digest,
-        parts.initramfs and parts.initramfs.digest,
-        epoch,
-    )
-    return oci.digest_of(json.dumps(identity).encode())
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One bundle to be made: an image and its source, what it is joined with, and how.
 
-
-def make_bundle(
-    image: SourceImage,
-    source: ImageSource,
-    fd: int,
-    parts: Parts,
-    *,
-    rootfs_format: str,
-    epoch: int | None,
-    limits: Limits,
-    verify: bool,
-    progress: Progress,
-) -> Bundle:
-    """Convert image into the empty file fd and describe the bundle it makes with parts.
-
-    rootfs_format is a key of FORMATS; verify has the result proved (VerificationError).
+    ``rootfs_format`` is a key of FORMATS, ``epoch`` as for ``convert``; ``verify`` has the result
+    proved (VerificationError).
     """
+
+    image: SourceImage
+    source: ImageSource
+    parts: Parts
+    rootfs_format: str
+    epoch: int | None
+    limits: Limits
+    verify: bool
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        """The image's reference, which is the bundle's name."""
+        return str(self.image.reference)
+
+    @property
+    def key(self) -> str:
+        """The digest of all that the bundle's bytes depend on."""
+        image, parts = self.image, self.parts
+        identity = (
+            MAKER_VERSION,
+            self.rootfs_format,
+            self.name,
+            image.manifest.digest,
+            image.config.digest,
+            parts.kernel and parts.kernel.digest,
+            parts.initramfs and parts.initramfs.digest,
+            self.epoch,
+        )
+        return oci.digest_of(json.dumps(identity).encode())
+
+    def prove(self, fd: int) -> None:
+        """Compare the root file system in fd with the image's layers; VerificationError."""
+        prove(
+            self.image,
+            self.source,
+            fd,
+            epoch=self.epoch,
+            limits=self.limits,
+            progress=self.progress,
+        )
+
+
+def make_bundle(order: Order, fd: int) -> Bundle:
+    """Convert the order's image into the empty file fd and describe the bundle that it makes."""
+    image, parts = order.image, order.parts
     rootfs = convert(
         image,
-        source,
+        order.source,
         fd,
-        rootfs_format=FORMATS[rootfs_format],
-        epoch=epoch,
-        limits=limits,
-        progress=progress,
+        rootfs_format=FORMATS[order.rootfs_format],
+        epoch=order.epoch,
+        limits=order.limits,
+        progress=order.progress,
     )
-    if verify:
-        prove(image, source, fd, epoch=epoch, limits=limits, progress=progress)
-    where = str(image.reference)
-    process = resolve_process(image.config.config, rootfs, where)
+    if order.verify:
+        order.prove(fd)
+    process = resolve_process(image.config.config, rootfs, order.name)
     if process.problem:
-        progress.warn(f"{where}: {process.problem}")
+        order.progress.warn(f"{order.name}: {process.problem}")
     for finding in check_start(process, image.platform.architecture, rootfs):
-        progress.warn(f"{where}: {finding.name}: {finding.text}")
+        order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
     return Bundle(
         image=ImageInfo(
-            reference=where,
+            reference=order.name,
             manifest_digest=image.manifest.digest,
             config_digest=image.config.digest,
             platform=str(image.platform),
         ),
         config=image.config.config,
         process=process,
-        rootfs=RootfsInfo(rootfs_format, rootfs.size, rootfs.digest(), image.config.diff_ids),
+        rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest(), image.config.diff_ids),
         kernel=_kernel_info(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
@@ -125,44 +146,22 @@ def _kernel_info(kernel: Kernel) -> KernelInfo:
     return KernelInfo(kernel.version, kernel.digest, kernel.config_digest)
 
 
-def store_bundle(
-    store: Store,
-    image: SourceImage,
-    source: ImageSource,
-    parts: Parts,
-    *,
-    rootfs_format: str,
-    epoch: int | None,
-    limits: Limits,
-    verify: bool,
-    progress: Progress,
-) -> StoredBundle:
-    """Return the bundle of image and parts from the store, made first if it is not there.
+def store_bundle(store: Store, order: Order) -> StoredBundle:
+    """Return the order's bundle from the store, made first if it is not there.
 
     Two processes that want the same bundle make it once.
     """
-    key = bundle_key(image, parts, rootfs_format=rootfs_format, epoch=epoch)
-    name = str(image.reference)
+    key, parts = order.key, order.parts
     with files.locked(store.root / ".partial" / f"bundle-{key.partition(':')[2]}"):
         known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
         found = known and _open(store, known)
         if found:
-            if verify:
-                _prove_again(found, image, source, epoch, limits, progress)
+            if order.verify:
+                _prove_again(found, order)
             return found
         with store.draft() as draft:
-            bundle = make_bundle(
-                image,
-                source,
-                draft.fd,
-                parts,
-                rootfs_format=rootfs_format,
-                epoch=epoch,
-                limits=limits,
-                verify=verify,
-                progress=progress,
-            )
-            rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[rootfs_format])
+            bundle = make_bundle(order, draft.fd)
+            rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[order.rootfs_format])
         layers = [rootfs]
         if parts.kernel:
             layers.append(_store_file(store, parts.kernel.path, parts.kernel.digest, KERNEL_TYPE))
@@ -170,23 +169,16 @@ def store_bundle(
             layers.append(
                 _store_file(store, parts.initramfs.path, parts.initramfs.digest, INITRAMFS_TYPE)
             )
-        manifest = _manifest(store, image, bundle, layers, key)
-        store.tag(manifest, name, ARTIFACT_TYPE)
-    return StoredBundle(name, manifest.digest, _located(store, bundle))
+        manifest = _manifest(store, order.image, bundle, layers, key)
+        store.tag(manifest, order.name, ARTIFACT_TYPE)
+    return StoredBundle(order.name, manifest.digest, _located(store, bundle))
 
 
-def _prove_again(
-    found: StoredBundle,
-    image: SourceImage,
-    source: ImageSource,
-    epoch: int | None,
-    limits: Limits,
-    progress: Progress,
-) -> None:
+def _prove_again(found: StoredBundle, order: Order) -> None:
     """Prove a bundle made by an earlier run; one that fails leaves the store."""
     with found.files.rootfs.open("rb") as file:
         try:
-            prove(image, source, file.fileno(), epoch=epoch, limits=limits, progress=progress)
+            order.prove(file.fileno())
         except VerificationError:
             found.files.rootfs.unlink()
             raise

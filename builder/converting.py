@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.bundling import Parts, StoredBundle, store_bundle
+from hyperbuild.builder.bundling import Order, Parts, StoredBundle, store_bundle
 from hyperbuild.builder.export import export_bundle
 from hyperbuild.builder.parts import custom_kernel, default_kernel, make_initramfs
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
-    from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.store import Store
     from hyperbuild.launcher.bundle import Bundle
 
@@ -60,58 +59,25 @@ class Result:
 def convert_image(context: Context, request: Request, output: Path | None) -> Result:
     """Convert request's image into the directory output, or into the store if that is None."""
     started = time.monotonic()
-    with _resolved(context, request) as (store, source, image):
-        parts = _parts(context, request)
+    with _ordered(context, request) as (store, order):
         if output is None:
-            stored = store_bundle(
-                store,
-                image,
-                source,
-                parts,
-                rootfs_format=request.rootfs_format,
-                epoch=context.epoch,
-                limits=request.limits,
-                verify=request.verify,
-                progress=context.console,
-            )
+            stored = store_bundle(store, order)
             result = Result(stored.digest, stored.files.bundle)
         else:
-            bundle = export_bundle(
-                output,
-                image,
-                source,
-                parts,
-                rootfs_format=request.rootfs_format,
-                epoch=context.epoch,
-                limits=request.limits,
-                verify=request.verify,
-                progress=context.console,
-            )
-            result = Result(str(output), bundle)
+            result = Result(str(output), export_bundle(output, order))
     _say_what_was_made(context, result, time.monotonic() - started)
     return result
 
 
 def stored_bundle(context: Context, request: Request) -> StoredBundle:
     """Return request's bundle from the store, converted first if it is not there."""
-    with _resolved(context, request) as (store, source, image):
-        return store_bundle(
-            store,
-            image,
-            source,
-            _parts(context, request),
-            rootfs_format=request.rootfs_format,
-            epoch=context.epoch,
-            limits=request.limits,
-            verify=request.verify,
-            progress=context.console,
-        )
+    with _ordered(context, request) as (store, order):
+        return store_bundle(store, order)
 
 
 @contextmanager
-def _resolved(
-    context: Context, request: Request
-) -> Iterator[tuple[Store, ImageSource, SourceImage]]:
+def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]]:
+    """Resolve the image, make what it is joined with, and open its source for the time being."""
     reference = parse_reference(request.image)
     wanted = (
         Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
@@ -119,7 +85,20 @@ def _resolved(
     store = context.store()
     settings = context.registries(request.authfile, reference.transport)
     with open_source(reference, store=store, settings=settings) as source:
-        yield store, source, source.resolve(wanted, context.console)
+        image = source.resolve(wanted, context.console)
+        yield (
+            store,
+            Order(
+                image=image,
+                source=source,
+                parts=_parts(context, request),
+                rootfs_format=request.rootfs_format,
+                epoch=context.epoch,
+                limits=request.limits,
+                verify=request.verify,
+                progress=context.console,
+            ),
+        )
 
 
 def _parts(context: Context, request: Request) -> Parts:

@@ -16,48 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hyperbuild.builder.bundling import Parts
-    from hyperbuild.converter.limits import Limits
-    from hyperbuild.converter.progress import Progress
-    from hyperbuild.converter.source import ImageSource, SourceImage
+    from hyperbuild.builder.bundling import Order
     from hyperbuild.launcher.bundle import Bundle
 
 #: Every name that an export may hold; bundle.json is first to go and last to come.
 _NAMES = (BUNDLE_NAME, *map(rootfs_name, ROOTFS_FORMATS), KERNEL_NAME, INITRAMFS_NAME)
 
 
-def export_bundle(
-    directory: Path,
-    image: SourceImage,
-    source: ImageSource,
-    parts: Parts,
-    *,
-    rootfs_format: str,
-    epoch: int | None,
-    limits: Limits,
-    verify: bool,
-    progress: Progress,
-) -> Bundle:
-    """Make the bundle of image and parts in directory, which is missing, empty or an export.
+def export_bundle(directory: Path, order: Order) -> Bundle:
+    """Make the order's bundle in directory, which is missing, empty or an export.
 
     While bundle.json is there, the files beside it are the ones it names. InputError if the
     directory holds anything else.
     """
+    parts = order.parts
     with _prepared(directory), ExitStack() as stack:
         drafts = {}
         rootfs = stack.enter_context(files.draft(directory))
-        bundle = make_bundle(
-            image,
-            source,
-            rootfs.fd,
-            parts,
-            rootfs_format=rootfs_format,
-            epoch=epoch,
-            limits=limits,
-            verify=verify,
-            progress=progress,
-        )
-        drafts[rootfs_name(rootfs_format)] = rootfs
+        bundle = make_bundle(order, rootfs.fd)
+        drafts[rootfs_name(order.rootfs_format)] = rootfs
         if parts.kernel:
             drafts[KERNEL_NAME] = stack.enter_context(files.draft(directory))
             copy_file(parts.kernel.path, drafts[KERNEL_NAME].fd)
