@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import NotFoundError, UnavailableError
+from hyperbuild.converter.errors import InputError, NotFoundError, UnavailableError
 from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
 from hyperbuild.launcher.machine import (
     Accel,
@@ -89,8 +89,10 @@ def _find(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
     directory = Path(options.image)
     if (directory / BUNDLE_NAME).exists() or options.image.startswith(("/", "./", "../")):
+        _refuse_image_options(options)
         return open_directory(directory)
     if options.image.startswith("sha256:"):
+        _refuse_image_options(options)
         from hyperbuild.builder.bundling import find_bundle
 
         return find_bundle(context.store(), options.image).files
@@ -104,6 +106,22 @@ def _find(context: Context, options: BootOptions) -> BundleFiles:
         context,
         Request(options.image, options.platform_text, options.authfile, options.kernel_file),
     ).files
+
+
+def _refuse_image_options(options: BootOptions) -> None:
+    """Say so where options choose what a finished bundle has settled."""
+    given = {
+        "--kernel": options.kernel_file,
+        "--platform": options.platform_text,
+        "--authfile": options.authfile,
+        "--pull always": options.pull == "always",
+    }
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                f"{name} is for images, and {options.image} is a finished bundle; "
+                "drop it or convert the image with it"
+            )
 
 
 def _stored(context: Context, image: str) -> BundleFiles | None:

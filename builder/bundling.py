@@ -15,7 +15,7 @@ from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
-from hyperbuild.converter.errors import NotFoundError, VerificationError
+from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
 from hyperbuild.converter.proof import prove
 from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
@@ -37,6 +37,8 @@ KERNEL_TYPE = "application/vnd.hyperbuild.kernel.v1.elf"
 INITRAMFS_TYPE = "application/vnd.hyperbuild.initramfs.v1.cpio"
 #: Annotation of a bundle in the store: the digest of everything that it was made of.
 KEY = "sh.hyper.bundle.key"
+#: How much of a digest is shown to people, and enough to name a bundle by.
+DIGEST_SHOWN = len("sha256:") + 12
 #: Raised when a bundle made of the same things would be another one.
 MAKER_VERSION = "1"
 
@@ -230,12 +232,20 @@ def list_bundles(store: Store) -> list[StoredBundle]:
 
 
 def find_bundle(store: Store, name: str) -> StoredBundle:
-    """Return the bundle of that name or manifest digest; NotFoundError says what to do."""
-    for entry in store.entries():
-        if KEY in entry.annotations and name in (entry.digest, _name(entry)):
-            found = _open(store, entry)
-            if found:
-                return found
+    """Return the bundle of that name or manifest digest, which may be cut as images shows it.
+
+    NotFoundError says what to do, InputError if a cut digest fits several.
+    """
+    entries = [entry for entry in store.entries() if KEY in entry.annotations]
+    fitting = [entry for entry in entries if name in (entry.digest, _name(entry))]
+    if not fitting and name.startswith("sha256:") and len(name) >= DIGEST_SHOWN:
+        fitting = [entry for entry in entries if entry.digest.startswith(name)]
+        if len({entry.digest for entry in fitting}) > 1:
+            raise InputError(f"{name} fits several bundles in {store.root}; write more of it")
+    for entry in fitting:
+        found = _open(store, entry)
+        if found:
+            return found
     raise NotFoundError(
         f"no bundle {name} in {store.root}; see 'hyperbuild images' or convert the image first"
     )

@@ -8,6 +8,7 @@ command that needs them, so that no command waits for another's.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -335,7 +336,14 @@ def completion(shell: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     _open_standard_files()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _terminate(number: int, _: object) -> None:
+    """Leave by an exception, so that everything half-made is taken back on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _open_standard_files() -> None:
@@ -350,7 +358,8 @@ def _open_standard_files() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    failure = BOOT_FAILURE if "boot" in arguments[:3] else 1
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    failure = BOOT_FAILURE if command == "boot" else 1
     try:
         status: Any = cli.main(arguments, prog_name="hyperbuild", standalone_mode=False)
         sys.stdout.flush()

@@ -54,7 +54,7 @@ class Console:
             return Task()
         from tqdm import tqdm
 
-        bar = tqdm[NoReturn](
+        bar: tqdm[NoReturn] = tqdm(
             desc=printable(name),
             total=total,
             unit=unit,

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.bundle import Bundle
 
 
+#: Seconds for which a cut download is worth continuing.
+_CUT_DOWNLOAD_KEPT = 7 * 86400
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to convert: an image reference and, where given, platform, credentials and kernel.
@@ -83,6 +87,7 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
         Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
     )
     store = context.store()
+    store.sweep(time.time() - _CUT_DOWNLOAD_KEPT)
     settings = context.registries(request.authfile, reference.transport)
     with open_source(reference, store=store, settings=settings) as source:
         image = source.resolve(wanted, context.console)

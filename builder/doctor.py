@@ -38,7 +38,16 @@ def examine(context: Context) -> list[Finding]:
         _store,
         _space,
     ]
-    return [check(context) for check in checks]
+    return [_examined(check, context) for check in checks]
+
+
+def _examined(check: Callable[[Context], Finding], context: Context) -> Finding:
+    try:
+        return check(context)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        subject = check.__name__.strip("_")
+        return Finding(subject, False, f"{place}{error.strerror}", "check owner and permissions")
 
 
 def render(findings: list[Finding], *, color: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.bundling import DIGEST_SHOWN
 from hyperbuild.converter.errors import printable
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.bundling import StoredBundle
     from hyperbuild.kernel.build import Kernel
-
-_DIGEST_SHOWN = len("sha256:") + 12
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,7 +33,7 @@ def bundles_as_table(bundles: Iterable[StoredBundle]) -> str:
             (
                 bundle.name,
                 bundle.files.bundle.image.platform,
-                bundle.digest[:_DIGEST_SHOWN],
+                bundle.digest[:DIGEST_SHOWN],
                 f"{bundle.files.bundle.rootfs.size >> 20} MiB",
                 bundle.files.bundle.kernel.version if bundle.files.bundle.kernel else "-",
             )
@@ -64,7 +63,7 @@ def kernels_as_table(kernels: Iterable[Kernel]) -> str:
         (
             (
                 kernel.version,
-                kernel.digest[:_DIGEST_SHOWN],
+                kernel.digest[:DIGEST_SHOWN],
                 f"{kernel.size / (1 << 20):.1f} MiB",
                 str(kernel.path),
             )

@@ -196,11 +196,11 @@ def check_options(options: MachineOptions) -> None:
         raise InputError(
             f"host name {options.hostname!r} is not one; use up to 64 letters, digits, '-' and '.'"
         )
-    seen: set[tuple[int, str]] = set()
+    seen: set[tuple[str, int, str]] = set()
     for port in options.ports:
-        if (port.host_port, port.protocol) in seen:
+        if (port.host_ip, port.host_port, port.protocol) in seen:
             raise InputError(f"host port {port} is given twice; give each once")
-        seen.add((port.host_port, port.protocol))
+        seen.add((port.host_ip, port.host_port, port.protocol))
 
 
 _PORT = re.compile(

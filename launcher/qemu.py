@@ -56,7 +56,7 @@ def qemu_argv(binary: str, machine: Machine, sockets: Sockets) -> list[str]:
         *("-machine", _machine_type(bool(pmem))),
         *("-accel", machine.accel),
         *_processor(machine.accel, bool(pmem)),
-        *("-smp", str(machine.cpus)),
+        *("-smp", _cpus(machine.cpus)),
         *("-m", _memory(machine.memory, pmem)),
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initrd)),
@@ -117,6 +117,12 @@ def _processor(accel: Accel, pci: bool) -> list[str]:
         return ["-cpu", "host"]
     argv = ["-cpu", "max,erms=off,fsrm=off"]
     return [*argv, "-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"] if pci else argv
+
+
+def _cpus(count: int) -> str:
+    # One socket each: without ACPI the guest knows of CPUs by the firmware's MP table, which lists
+    # only the first of each socket.
+    return f"{count},sockets={count},cores=1,threads=1"
 
 
 def _machine_type(pmem: bool) -> str:

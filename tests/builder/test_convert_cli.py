@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import pwd
 import shutil
 import signal
@@ -260,7 +262,7 @@ def test_full_disk(tmp_path: Path, run_cli: RunCli) -> None:
         check_failure(done, "No space left")
         assert names(disk) == set()
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_killed_at_any_moment_then_run_again(
@@ -280,6 +282,59 @@ def test_killed_at_any_moment_then_run_again(
             assert (out / "rootfs.erofs").stat().st_size == size
     assert run_cli(*PLAIN, f"oci:{nginx_layout}", "-o", out).returncode == 0
     assert {path.name for path in out.iterdir()} == {"rootfs.erofs", "bundle.json"}
+
+
+def test_on_a_terminal_it_draws_progress_and_works(
+    small: Path, tmp_path: Path, hyperbuild_env: dict[str, str]
+) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [HYPERBUILD, *PLAIN, f"oci:{small}", "-o", tmp_path / "out"],
+        env=hyperbuild_env, stdout=subprocess.DEVNULL, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO is how a terminal ends
+        while piece := os.read(ours, 4096):
+            said += piece
+    os.close(ours)
+    assert process.wait(60) == 0, said
+    assert b"rootfs.erofs" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_request_to_stop_leaves_nothing(
+    nginx_layout: Path, tmp_path: Path, hyperbuild_env: dict[str, str], number: signal.Signals
+) -> None:
+    for output in ([], ["-o", tmp_path / "out"]):
+        process = subprocess.Popen(
+            [HYPERBUILD, *PLAIN, f"oci:{nginx_layout}", *output],
+            env=hyperbuild_env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(0.3)
+        process.send_signal(number)
+        assert process.wait(30) in {128 + number, -number, 0}
+    left = [path for path in tmp_path.rglob(".hyperbuild-*") if path.is_file()]
+    assert left == []
+
+
+def test_what_a_killed_run_left_in_the_store_is_swept(
+    small: Path, run_cli: RunCli, hyperbuild_env: dict[str, str]
+) -> None:
+    assert run_cli(*PLAIN, f"oci:{small}").returncode == 0
+    partial = Path(hyperbuild_env["XDG_DATA_HOME"]) / "hyperbuild/.partial"
+    (partial / ".hyperbuild-0123456789abcdef").write_bytes(b"half")
+    assert run_cli(*PLAIN, f"oci:{small}").returncode == 0
+    assert not list(partial.glob(".hyperbuild-*"))
+
+
+def test_a_digest_may_be_cut_as_images_shows_it(run_cli: RunCli, small: Path) -> None:
+    digest = run_cli(*PLAIN, f"oci:{small}").stdout.strip()
+    shown = next(w for w in run_cli("images").stdout.split() if w.startswith("sha256:"))
+    assert digest.startswith(shown)
+    found = run_cli("boot", shown)
+    assert "--no-kernel" in found.stderr  # found, though it cannot be booted
+    assert "no bundle" in run_cli("boot", shown[:10]).stderr
 
 
 def test_two_at_once_into_one_directory(

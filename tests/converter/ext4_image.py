@@ -97,7 +97,7 @@ def mounted(path: Path) -> Iterator[bytes]:
         try:
             yield os.fsencode(place)
         finally:
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", "--lazy", place], check=True)
     finally:
         place.rmdir()
 

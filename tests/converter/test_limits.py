@@ -260,7 +260,7 @@ def test_a_disk_without_room_is_seen_before_anything_is_read(
         assert "No space left on device" in done.stderr
         assert list(disk.iterdir()) == []
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_limits_are_content_errors() -> None:

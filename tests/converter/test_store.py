@@ -338,7 +338,7 @@ def tiny_disk(tmp_path):
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     yield mount
-    subprocess.run(["umount", mount], check=True)
+    subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def test_a_blob_that_is_too_big_for_the_disk_is_refused_before_it_is_fetched(tiny_disk):

@@ -57,7 +57,7 @@ def test_a_dax_machine_exactly() -> None:
         *("-accel", "tcg"),
         *("-cpu", "max,erms=off,fsrm=off"),
         *("-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"),
-        *("-smp", "1"),
+        *("-smp", "1,sockets=1,cores=1,threads=1"),
         *("-m", "256M,slots=1,maxmem=1280M"),
         *("-kernel", "/b,c/vmlinux"),
         *("-initrd", "/proc/self/fd/9"),
@@ -88,7 +88,7 @@ def test_a_block_machine_exactly() -> None:
     assert built[5:15] == [
         *("none", "-machine", "microvm,acpi=off", "-accel", "tcg"),
         *("-cpu", "max,erms=off,fsrm=off"),
-        *("-smp", "2", "-m"),
+        *("-smp", "2,sockets=2,cores=1,threads=1", "-m"),
     ]
     assert built[15] == "512M"
     assert built[21].startswith("acpi=off console=ttyS0 quiet ")
