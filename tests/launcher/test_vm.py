@@ -136,7 +136,7 @@ def test_without_input_the_application_reads_its_end(busybox: BundleFiles) -> No
 
 @pytest.mark.parametrize("dax", [True, False])
 def test_the_guest_has_as_many_cpus_as_asked(busybox: BundleFiles, dax: bool) -> None:
-    assert boot(busybox, options("nproc", cpus=3, dax=dax)).stdout == b"3\n"
+    assert boot(busybox, options("busybox", "nproc", cpus=3, dax=dax)).stdout == b"3\n"
 
 
 def test_input_arrives_and_ends(busybox: BundleFiles) -> None:
