@@ -50,6 +50,13 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def publish(fd: int, path: Path, target: Path) -> None:
+    """Give the finished file path, open as fd, its name target (same file system), durably."""
+    os.fsync(fd)
+    path.rename(target)
+    fsync_directory(target.parent)
+
+
 class Draft:
     """A temporary file beside its place, open as ``fd``; ``publish`` gives it its name."""
 
@@ -60,9 +67,7 @@ class Draft:
 
     def publish(self, target: Path) -> None:
         """Rename to target (same file system), durably; target is replaced whole."""
-        os.fsync(self.fd)
-        self.path.rename(target)
-        fsync_directory(target.parent)
+        publish(self.fd, self.path, target)
 
     def discard(self) -> None:
         """Close, and remove what was not published."""

@@ -69,9 +69,7 @@ class Partial:
     def publish(self, target: Path) -> None:
         """Give the complete file its name, durably."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.fsync(self.fd)
-        self.path.rename(target)
-        files.fsync_directory(target.parent)
+        files.publish(self.fd, self.path, target)
 
     def discard(self) -> None:
         """Remove what was received."""
