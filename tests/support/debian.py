@@ -97,7 +97,10 @@ def make_development(shop: Workshop, base: Path, layout: Path) -> None:
     copy_layout(base, layout)
     bundle = shop.path / "bundle"
     shop.run("umoci", "unpack", "--image", f"{layout}:latest", bundle)
-    packages = "build-essential git golang default-jdk-headless python3-dev libboost-dev llvm-dev"
+    packages = (
+        "build-essential git golang clang llvm-dev rustc cargo python3-dev python3-numpy "
+        "libboost-dev libgtk-3-dev linux-headers-amd64"
+    )
     install(shop, bundle / "rootfs", packages.split())
     shop.run("umoci", "repack", "--image", f"{layout}:latest", bundle)
     shop.run("umoci", "gc", "--layout", layout)
