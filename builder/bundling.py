@@ -17,12 +17,15 @@ from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
 from hyperbuild.converter.proof import prove
+from hyperbuild.converter.reuse import BlobChecks
 from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hyperbuild.converter.flatten import Flattened
+    from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
@@ -40,7 +43,7 @@ KEY = "sh.hyper.bundle.key"
 #: How much of a digest is shown to people, and enough to name a bundle by.
 DIGEST_SHOWN = len("sha256:") + 12
 #: Raised when a bundle made of the same things would be another one.
-MAKER_VERSION = "1"
+MAKER_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class StoredBundle:
 class Order:
     """One bundle to be made: an image and its source, what it is joined with, and how.
 
-    ``rootfs_format`` is a key of FORMATS, ``epoch`` as for ``convert``; ``verify`` has the result
-    proved (VerificationError).
+    ``rootfs_format`` is a key of FORMATS; ``epoch``, ``aligns`` and ``cache`` are as for
+    ``convert``; ``verify`` has the result proved (VerificationError).
     """
 
     image: SourceImage
@@ -74,7 +77,9 @@ class Order:
     rootfs_format: str
     epoch: int | None
     limits: Limits
+    aligns: bool
     verify: bool
+    cache: LayerCache
     progress: Progress
 
     @property
@@ -95,8 +100,20 @@ class Order:
             parts.kernel and parts.kernel.digest,
             parts.initramfs and parts.initramfs.digest,
             self.epoch,
+            self.aligns,
         )
         return oci.digest_of(json.dumps(identity).encode())
+
+    def check_again(self, fd: int) -> None:
+        """Verify what an earlier run has made in fd, and that its image is still sound.
+
+        VerificationError, or any error of the source.
+        """
+        with BlobChecks(self.image, self.source, self.progress) as checks:
+            for layer in self.image.manifest.layers:
+                checks.check(layer)
+            if self.verify:
+                self.prove(fd)
 
     def prove(self, fd: int) -> None:
         """Compare the root file system in fd with the image's layers; VerificationError."""
@@ -110,8 +127,11 @@ class Order:
         )
 
 
-def make_bundle(order: Order, fd: int) -> Bundle:
-    """Convert the order's image into the empty file fd and describe the bundle that it makes."""
+def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
+    """Convert the order's image into the empty file fd and describe the bundle that it makes.
+
+    The file, once it has its name, can be lent to later conversions.
+    """
     image, parts = order.image, order.parts
     rootfs = convert(
         image,
@@ -121,6 +141,8 @@ def make_bundle(order: Order, fd: int) -> Bundle:
         epoch=order.epoch,
         limits=order.limits,
         progress=order.progress,
+        aligns=order.aligns,
+        cache=order.cache,
     )
     if order.verify:
         order.prove(fd)
@@ -129,7 +151,7 @@ def make_bundle(order: Order, fd: int) -> Bundle:
         order.progress.warn(f"{order.name}: {process.problem}")
     for finding in check_start(process, image.platform.architecture, rootfs):
         order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
-    return Bundle(
+    bundle = Bundle(
         image=ImageInfo(
             reference=order.name,
             manifest_digest=image.manifest.digest,
@@ -138,10 +160,16 @@ def make_bundle(order: Order, fd: int) -> Bundle:
         ),
         config=image.config.config,
         process=process,
-        rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest(), image.config.diff_ids),
+        rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest, image.config.diff_ids),
         kernel=_kernel_info(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
+    return bundle, rootfs.flat
+
+
+def lend(order: Order, flat: Flattened, path: Path) -> None:
+    """Let later conversions take what they can from the finished root file system path."""
+    flat.lend(order.cache, files.Identity.of(path, os.path.abspath(path)))  # noqa: PTH100
 
 
 def _kernel_info(kernel: Kernel) -> KernelInfo:
@@ -162,8 +190,9 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
                 _prove_again(found, order)
             return found
         with store.draft() as draft:
-            bundle = make_bundle(order, draft.fd)
+            bundle, flat = make_bundle(order, draft.fd)
             rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[order.rootfs_format])
+        lend(order, flat, store.blob_path(rootfs.digest))
         layers = [rootfs]
         if parts.kernel:
             layers.append(_store_file(store, parts.kernel.path, parts.kernel.digest, KERNEL_TYPE))
@@ -217,12 +246,8 @@ def _store_file(store: Store, path: Path, digest: str, media_type: str) -> oci.D
 def copy_file(path: Path, fd: int) -> None:
     """Copy the file path into the empty file fd, shared on disk where the file system can."""
     with path.open("rb") as source:
-        rest = os.fstat(source.fileno()).st_size
-        while rest:
-            copied = os.copy_file_range(source.fileno(), fd, rest)
-            if not copied:
-                break
-            rest -= copied
+        size = os.fstat(source.fileno()).st_size
+        files.copy_range(source.fileno(), 0, fd, 0, size)
 
 
 def list_bundles(store: Store) -> list[StoredBundle]:

@@ -89,6 +89,10 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @click.option("--no-kernel", is_flag=True, help="Make the root file system and bundle.json only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
 @click.option(
+    "--align", "aligns", is_flag=True,
+    help="Begin files of 2 MiB and more at multiples of it, so that huge pages can map them.",
+)  # fmt: skip
+@click.option(
     "--verify", is_flag=True, help="Read the layers again and compare every file with the result."
 )
 @_kernel_file
@@ -108,6 +112,7 @@ def convert(
     kernel_file: Path | None,
     platform_text: str | None,
     authfile: Path | None,
+    aligns: bool,
     verify: bool,
     **limits: Any,
 ) -> None:
@@ -130,6 +135,7 @@ def convert(
             with_kernel=not no_kernel,
             rootfs_format=rootfs_format,
             limits=read_limits(limits),
+            aligns=aligns,
             verify=verify,
         ),
         output,

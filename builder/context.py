@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hyperbuild.builder.console import Console
+    from hyperbuild.converter.layer_cache import LayerCache
+    from hyperbuild.converter.sealed import Sealed
     from hyperbuild.converter.settings import RegistrySettings
     from hyperbuild.converter.store import Store
 
+#: Seconds for which what can be made again is kept after its last use.
+_UNUSED_KEPT = 30 * 86400
 _PROXIES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "no": "NO_PROXY"}
 
 
@@ -40,6 +45,20 @@ class Context:
         from hyperbuild.converter.store import Store
 
         return Store(self.data)
+
+    def layers(self) -> LayerCache:
+        """Open the cache of layers that were read before."""
+        from hyperbuild.converter.layer_cache import LayerCache
+
+        return LayerCache(self.sealed("layers"))
+
+    def sealed(self, name: str) -> Sealed:
+        """Open the part of the cache called name, swept of what was not used for a month."""
+        from hyperbuild.converter.sealed import Sealed
+
+        found = Sealed(self.cache / name)
+        found.sweep(time.time() - _UNUSED_KEPT)
+        return found
 
     def registries(self, authfile: Path | None, transport: str) -> RegistrySettings:
         """Read how to reach images by transport: credentials, mirrors, proxies, the engine."""

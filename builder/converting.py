@@ -35,7 +35,8 @@ _CUT_DOWNLOAD_KEPT = 7 * 86400
 class Request:
     """What to convert: an image reference and, where given, platform, credentials and kernel.
 
-    ``rootfs_format`` is "erofs" or "ext4"; ``verify`` has the result compared with the layers.
+    ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages;
+    ``verify`` has the result compared with the layers.
     """
 
     image: str
@@ -45,6 +46,7 @@ class Request:
     with_kernel: bool = True
     rootfs_format: str = "erofs"
     limits: Limits = DEFAULT_LIMITS
+    aligns: bool = False
     verify: bool = False
 
 
@@ -68,7 +70,7 @@ def convert_image(context: Context, request: Request, output: Path | None) -> Re
             stored = store_bundle(store, order)
             result = Result(stored.digest, stored.files.bundle)
         else:
-            result = Result(str(output), export_bundle(output, order))
+            result = Result(str(output), export_bundle(output, order, context.sealed("exports")))
     _say_what_was_made(context, result, time.monotonic() - started)
     return result
 
@@ -100,6 +102,8 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
                 rootfs_format=request.rootfs_format,
                 epoch=context.epoch,
                 limits=request.limits,
+                aligns=request.aligns,
+                cache=context.layers(),
                 verify=request.verify,
                 progress=context.console,
             ),

@@ -4,36 +4,74 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.bundling import copy_file, make_bundle
-from hyperbuild.converter import files
+from hyperbuild.builder.bundling import copy_file, lend, make_bundle
+from hyperbuild.converter import files, oci
 from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.converter.files import Identity
 from hyperbuild.launcher.bundle import ROOTFS_FORMATS
-from hyperbuild.launcher.located import BUNDLE_NAME, INITRAMFS_NAME, KERNEL_NAME, rootfs_name
+from hyperbuild.launcher.located import (
+    BUNDLE_NAME,
+    INITRAMFS_NAME,
+    KERNEL_NAME,
+    open_directory,
+    rootfs_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hyperbuild.builder.bundling import Order
+    from hyperbuild.converter.sealed import Sealed
     from hyperbuild.launcher.bundle import Bundle
 
 #: Every name that an export may hold; bundle.json is first to go and last to come.
 _NAMES = (BUNDLE_NAME, *map(rootfs_name, ROOTFS_FORMATS), KERNEL_NAME, INITRAMFS_NAME)
 
 
-def export_bundle(directory: Path, order: Order) -> Bundle:
+def export_bundle(directory: Path, order: Order, receipts: Sealed) -> Bundle:
     """Make the order's bundle in directory, which is missing, empty or an export.
 
-    While bundle.json is there, the files beside it are the ones it names. InputError if the
-    directory holds anything else.
+    While bundle.json is there, the files beside it are the ones it names. An export of the same
+    order that nobody has touched, by its receipt, is left as it is. InputError if the directory
+    holds anything else.
     """
+    with _prepared(directory):
+        receipt = oci.digest_of(f"{order.key} {directory.absolute()}".encode()).partition(":")[2]
+        bundle = _untouched(directory, receipts.read(receipt))
+        if bundle:
+            with (directory / rootfs_name(order.rootfs_format)).open("rb") as rootfs:
+                order.check_again(rootfs.fileno())
+        else:
+            bundle = _write(directory, order)
+            written = [asdict(Identity.of(path, str(path))) for path in _content(directory)]
+            receipts.write(receipt, {"files": written})
+    return bundle
+
+
+def _untouched(directory: Path, receipt: tuple[dict[str, Any], object] | None) -> Bundle | None:
+    """Return the bundle in directory if its files are those of the receipt, as they were."""
+    if receipt is None:
+        return None
+    known = [Identity(**fields) for fields in receipt[0]["files"]]
+    if known != [Identity.of(path, str(path)) for path in _content(directory)]:
+        return None
+    return open_directory(directory).bundle
+
+
+def _content(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.absolute().iterdir() if path.name in _NAMES)
+
+
+def _write(directory: Path, order: Order) -> Bundle:
     parts = order.parts
-    with _prepared(directory), ExitStack() as stack:
+    with ExitStack() as stack:
         drafts = {}
         rootfs = stack.enter_context(files.draft(directory))
-        bundle = make_bundle(order, rootfs.fd)
+        bundle, flat = make_bundle(order, rootfs.fd)
         drafts[rootfs_name(order.rootfs_format)] = rootfs
         if parts.kernel:
             drafts[KERNEL_NAME] = stack.enter_context(files.draft(directory))
@@ -51,6 +89,7 @@ def export_bundle(directory: Path, order: Order) -> Bundle:
         for name, draft in drafts.items():
             draft.publish(directory / name)
         document.publish(directory / BUNDLE_NAME)
+        lend(order, flat, directory / rootfs_name(order.rootfs_format))
     return bundle
 
 

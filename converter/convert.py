@@ -6,16 +6,21 @@ import hashlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import erofs, ext4
-from hyperbuild.converter.extents import BLOCK_SIZE
-from hyperbuild.converter.flatten import flatten
+from hyperbuild.converter.extents import BLOCK_SIZE, ExtentWriter
+from hyperbuild.converter.flatten import Flattener
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
+from hyperbuild.converter.settling import Settling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
+    from hyperbuild.converter.flatten import Flattened
+    from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.tree import Inode, Tree
@@ -24,17 +29,28 @@ if TYPE_CHECKING:
         """What writes one format."""
 
         def __call__(
-            self, fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time: int
+            self,
+            fd: int,
+            root: Inode,
+            first_free: int,
+            *,
+            uuid: bytes,
+            build_time: int,
+            settled: Callable[[int], None],
         ) -> int:
             """Write metadata around root's file data in fd; return the image's size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A root file system's format: where file data begins, and what writes the metadata."""
+    """A root file system's format: where file data begins, and what writes the metadata.
+
+    ``shares`` tells whether two files may have the same blocks.
+    """
 
     name: str
     first_data_block: int
+    shares: bool
     write: Writer
 
 
@@ -42,19 +58,25 @@ class Format:
 FORMATS = {
     known.name: known
     for known in (
-        Format("erofs", erofs.FIRST_DATA_BLOCK, erofs.write_erofs),
-        Format("ext4", ext4.FIRST_DATA_BLOCK, ext4.write_ext4),
+        Format("erofs", erofs.FIRST_DATA_BLOCK, shares=True, write=erofs.write_erofs),
+        Format("ext4", ext4.FIRST_DATA_BLOCK, shares=False, write=ext4.write_ext4),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """A root file system of size bytes, written into the file descriptor ``fd``."""
+    """A root file system of size bytes and its digest, written into the file descriptor ``fd``."""
 
     fd: int
     size: int
-    tree: Tree
+    digest: str
+    flat: Flattened
+
+    @property
+    def tree(self) -> Tree:
+        """The image's tree."""
+        return self.flat.tree
 
     def read_file(self, path: bytes, limit: int) -> bytes | None:
         """Return up to limit bytes of a regular file, symlinks followed inside the image."""
@@ -64,12 +86,6 @@ class Rootfs:
         if not inode.size:
             return b""
         return os.pread(self.fd, min(limit, inode.size), inode.block * BLOCK_SIZE)
-
-    def digest(self) -> str:
-        """Return the sha256 digest of the whole file system."""
-        with os.fdopen(os.dup(self.fd), "rb") as file:
-            file.seek(0)
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert(
@@ -81,27 +97,36 @@ def convert(
     epoch: int | None,
     progress: Progress,
     limits: Limits = DEFAULT_LIMITS,
+    aligns: bool = False,
+    cache: LayerCache | None = None,
 ) -> Rootfs:
     """Flatten image and write it into the empty file fd in the format wanted.
 
     epoch (seconds) stands for times the layers don't give; by default it is when the image was
-    created. The bytes depend on the image, the format and epoch alone. Errors as for ``flatten``.
+    created. With aligns, large files begin at multiples of HUGE_PAGE. Layers that cache knows are
+    not read. The bytes depend on the image, the format, epoch and aligns alone. Errors as for
+    ``Flattener.flatten``.
     """
     epoch = default_epoch(image) if epoch is None else epoch
-    first_block = rootfs_format.first_data_block
-    flat = flatten(
-        image, source, fd,
-        first_block=first_block, epoch=epoch, progress=progress, limits=limits,
-    )  # fmt: skip
-    identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
-    size = rootfs_format.write(
+    place = partial(
+        ExtentWriter,
         fd,
-        flat.tree.root,
-        flat.next_block,
-        uuid=hashlib.sha256(identity.encode()).digest()[:16],
-        build_time=epoch,
+        rootfs_format.first_data_block,
+        shares=rootfs_format.shares,
+        aligns=aligns,
     )
-    return Rootfs(fd, size, flat.tree)
+    flat = Flattener(image, source, fd, place, epoch, progress, limits, cache).flatten()
+    identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
+    with Settling(fd) as settling:
+        size = rootfs_format.write(
+            fd,
+            flat.tree.root,
+            flat.next_block,
+            uuid=hashlib.sha256(identity.encode()).digest()[:16],
+            build_time=epoch,
+            settled=settling.settled,
+        )
+        return Rootfs(fd, size, settling.digest(), flat)
 
 
 def default_epoch(image: SourceImage) -> int:

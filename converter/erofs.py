@@ -1,4 +1,4 @@
-"""The EROFS writer: metadata behind file data that is already in place, the superblock last.
+"""The EROFS writer: metadata behind file data that is already in place.
 
 Source: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h of Linux. The layout is chosen
 for DAX and for every kernel from 5.15: 4 KiB blocks, extended inodes, file data in plain form
@@ -25,7 +25,7 @@ from hyperbuild.converter.extents import BLOCK_LIMIT, BLOCK_SIZE, write_failure
 from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, encode_device, write_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hyperbuild.converter.tree import Inode
 
@@ -71,11 +71,20 @@ class _Placed:
     dirents: list[list[bytes]] | None = None
 
 
-def write_erofs(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time: int) -> int:
-    """Write metadata from block first_free on, then the superblock; return the size in bytes.
+def write_erofs(
+    fd: int,
+    root: Inode,
+    first_free: int,
+    *,
+    uuid: bytes,
+    build_time: int,
+    settled: Callable[[int], None],
+) -> int:
+    """Write the superblock, and metadata from block first_free on; return the size in bytes.
 
     The data of regular files lies in fd already, at their ``block``. build_time is in seconds since
-    the epoch, uuid has 16 bytes. ContentError if the format cannot hold the tree.
+    the epoch, uuid has 16 bytes; settled is told up to which offset the file is final. ContentError
+    if the format cannot hold the tree.
     """
     placed = _place(root)
     meta_blocks = _blocks(_end(placed[-1]))
@@ -91,17 +100,19 @@ def write_erofs(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_tim
     if image_size > BLOCK_LIMIT * BLOCK_SIZE:
         raise ContentError("the image is larger than 16 TiB, which EROFS cannot hold")
     nids = {item.inode: item.nid for item in placed}
+    superblock = _superblock(
+        inodes=len(placed),
+        blocks=image_size // BLOCK_SIZE,
+        meta_block=first_free,
+        uuid=uuid,
+        build_time=build_time,
+    )
     try:
         os.ftruncate(fd, image_size)
-        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(placed, nids, first_free))
-        superblock = _superblock(
-            inodes=len(placed),
-            blocks=image_size // BLOCK_SIZE,
-            meta_block=first_free,
-            uuid=uuid,
-            build_time=build_time,
-        )
         os.pwrite(fd, superblock, 0)
+        settled(first_free * BLOCK_SIZE)
+        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(placed, nids, first_free))
+        settled(image_size)
     except OSError as error:
         raise write_failure(error) from error
     return image_size

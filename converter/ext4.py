@@ -1,4 +1,4 @@
-"""The ext4 writer: metadata around file data that is already in place, the superblock last.
+"""The ext4 writer: metadata around file data that is already in place.
 
 Sources: fs/ext4/ext4.h of Linux and its documentation. The layout is chosen for DAX, for reading
 only, and for every kernel from 5.15: 4 KiB blocks, extents, no journal, no checksums, no inline
@@ -46,19 +46,28 @@ from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, write_pieces
 from hyperbuild.converter.tree import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hyperbuild.converter.tree import Inode
 
 __all__ = ["FIRST_DATA_BLOCK", "write_ext4"]
 
 
-def write_ext4(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time: int) -> int:
-    """Write metadata around the file data, then the superblock; return the size in bytes.
+def write_ext4(
+    fd: int,
+    root: Inode,
+    first_free: int,
+    *,
+    uuid: bytes,
+    build_time: int,
+    settled: Callable[[int], None],
+) -> int:
+    """Write superblock and metadata around the file data; return the size in bytes.
 
     The data of regular files lies in fd already, at their ``block``, between FIRST_DATA_BLOCK and
-    first_free. build_time is in seconds since the epoch, uuid has 16 bytes. ContentError names the
-    file that the format cannot hold. Times before 1901 and after 2446 become the nearest in range.
+    first_free, no block in two files. build_time is in seconds since the epoch, uuid has 16 bytes;
+    settled is told up to which offset the file is final. ContentError names the file that the
+    format cannot hold. Times before 1901 and after 2446 become the nearest in range.
     """
     placed = _place(root)
     last_inode = max(placed[-1].number, FIRST_INODE - 1)
@@ -71,13 +80,20 @@ def write_ext4(fd: int, root: Inode, first_free: int, *, uuid: bytes, build_time
         item.block = start
     image_size = geometry.blocks * BLOCK_SIZE
     image_size += -image_size % IMAGE_ALIGNMENT
+    numbers = {item.inode: item.number for item in placed}
+    before = [item for item in adding if item.block < FIRST_DATA_BLOCK]
+    behind = [item for item in adding if item.block >= FIRST_DATA_BLOCK]
+    superblock = encode_superblock(geometry, last_inode, uuid=uuid, build_time=build_time)
     try:
         os.ftruncate(fd, image_size)
-        write_pieces(fd, 0, encode_groups(geometry, last_inode, _directories(placed, geometry)))
-        write_pieces(fd, geometry.inode_table * BLOCK_SIZE, _inode_table(placed))
-        write_pieces(fd, 0, _added(adding, {item.inode: item.number for item in placed}))
-        superblock = encode_superblock(geometry, last_inode, uuid=uuid, build_time=build_time)
         os.pwrite(fd, superblock, SUPERBLOCK_OFFSET)
+        write_pieces(fd, 0, encode_groups(geometry, last_inode, _directories(placed, geometry)))
+        write_pieces(fd, 0, _added(before, numbers))
+        if geometry.inode_table >= FIRST_DATA_BLOCK:
+            settled(first_free * BLOCK_SIZE)
+        write_pieces(fd, geometry.inode_table * BLOCK_SIZE, _inode_table(placed))
+        write_pieces(fd, 0, _added(behind, numbers))
+        settled(image_size)
     except OSError as error:
         raise write_failure(error) from error
     return image_size

@@ -6,12 +6,14 @@ the next run can tell what a killed one left behind from what a running one is w
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 import stat
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, UnavailableError
@@ -21,6 +23,43 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEMPORARY_PREFIX = ".hyperbuild-"
+#: Errors of copy_file_range that mean: not between these two files.
+_NOT_SHARED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_COPIED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a file from any other and from itself after a change, as ``make`` and git do it.
+
+    Every write moves its change time, which no program can set back.
+    """
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, file: int | Path, path: str) -> Identity:
+        """Return the identity of an open file or of the file at a path, called path."""
+        found = os.fstat(file) if isinstance(file, int) else file.lstat()
+        return cls(
+            path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+
+    def open(self) -> int | None:
+        """Open the file for reading; None if it is gone or was touched."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        if Identity.of(fd, self.path) == self:
+            return fd
+        os.close(fd)
+        return None
 
 
 @contextmanager
@@ -99,6 +138,27 @@ def write_all(fd: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def copy_range(source: int, offset: int, target: int, position: int, size: int) -> None:
+    """Copy size bytes from offset of the file source to position of target.
+
+    The disk shares them where it can; otherwise the kernel copies. OSError as os.pwrite, and if
+    source ends before.
+    """
+    end = offset + size
+    while offset < end:
+        try:
+            copied = os.copy_file_range(source, target, end - offset, offset, position)
+        except OSError as error:
+            if error.errno not in _NOT_SHARED:
+                raise
+            piece = os.pread(source, min(end - offset, _COPIED), offset)
+            copied = os.pwrite(target, piece, position)
+        if not copied:
+            raise OSError(errno.EIO, "the file copied from has become shorter")
+        offset += copied
+        position += copied
 
 
 def sweep(directory: Path) -> None:

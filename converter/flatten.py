@@ -1,29 +1,50 @@
-"""Layers flattened into one tree, each read once, only the files that win written.
+"""Layers flattened into one tree, each read once at most, only the files that win written.
 
 Layers go from the top down: what upper layers cover is known by then and is not written. Paths are
 compared as they are spelled, which is right unless an image writes through symlinked parents, links
 to files that it covers, or repeats a path in one layer. The exact tree is built afterwards from the
 base up; where it disagrees about a single file, the data is written again by it.
+
+A layer that the cache knows, data and all, is not read: the result is the same to the byte.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.extents import BLOCK_SIZE, ExtentWriter
+from hyperbuild.converter.arrival import Arriving
+from hyperbuild.converter.errors import ContentError
+from hyperbuild.converter.extents import ExtentWriter
 from hyperbuild.converter.layer import read_layer
-from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, Limits, check_space
+from hyperbuild.converter.layer_cache import LayerKey
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, LimitError, Limits, check_space
+from hyperbuild.converter.reuse import Reuse
 from hyperbuild.converter.stream import LayerStream
-from hyperbuild.converter.tree import NO_BLOCK, Inode, Tree, walk
+from hyperbuild.converter.tree import NO_BLOCK, Tree, walk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hyperbuild.converter.files import Identity
     from hyperbuild.converter.layer import Choice
+    from hyperbuild.converter.layer_cache import LayerCache
+    from hyperbuild.converter.oci import Descriptor, DiffID
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
-    from hyperbuild.converter.tree import LayerIndex
+    from hyperbuild.converter.tree import Inode, LayerIndex
+
+
+@dataclass(frozen=True, slots=True)
+class FlatLayer:
+    """A layer in place: its index, and the sums of its files that have data, in order."""
+
+    key: LayerKey
+    index: LayerIndex
+    sums: array[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,101 +53,119 @@ class Flattened:
 
     tree: Tree
     next_block: int
+    layers: tuple[FlatLayer, ...]
+
+    def lend(self, cache: LayerCache, identity: Identity) -> None:
+        """Let later images take layers and their data from the finished file of that identity."""
+        for layer in self.layers:
+            cache.keep(layer.key, layer.index)
+            inodes = (entry.inode for entry in layer.index.entries)
+            blocks = array("q", (NO_BLOCK if inode is None else inode.block for inode in inodes))
+            cache.lend(layer.key, identity, blocks, layer.sums)
 
 
-def flatten(
-    image: SourceImage,
-    source: ImageSource,
-    fd: int,
-    *,
-    first_block: int,
-    epoch: int,
-    progress: Progress,
-    limits: Limits = DEFAULT_LIMITS,
-) -> Flattened:
-    """Write the image's file data into fd from first_block on and return its tree.
+@dataclass(slots=True)
+class Flattener:
+    """What flattening an image works with; ``place`` makes the writer of its file data.
 
-    epoch (seconds) is the time of directories that no layer describes. ContentError and
-    VerificationError as for read_layer; LimitError for an image beyond limits.
+    ``epoch`` (seconds) is the time of directories that no layer describes.
     """
-    if limits.check_space:
-        check_space(fd, image.manifest.layers)
-    shadow = _Shadow()
-    extents = ExtentWriter(fd, first_block)
-    indexes = _read_layers(image, source, shadow, extents, progress, Budget(limits))
-    tree = Tree(epoch, depth=limits.depth)
-    for index in reversed(indexes):
-        tree.apply(index)
-    winners = {
-        inode.entry: inode
-        for _, inode in walk(tree.root)
-        if inode.size and stat.S_ISREG(inode.mode)
-    }
-    written = sum(
-        entry.inode is not None and entry.inode.block != NO_BLOCK
-        for index in indexes
-        for entry in index.entries
-    )
-    if written != len(winners) or any(inode.block == NO_BLOCK for inode in winners.values()):
-        extents = _write_again(image, source, fd, first_block, winners, progress)
-    return Flattened(tree, extents.next_block)
 
+    image: SourceImage
+    source: ImageSource
+    fd: int
+    place: Callable[[], ExtentWriter]
+    epoch: int
+    progress: Progress
+    limits: Limits = DEFAULT_LIMITS
+    cache: LayerCache | None = None
 
-def _read_layers(
-    image: SourceImage,
-    source: ImageSource,
-    choice: Choice,
-    extents: ExtentWriter,
-    progress: Progress,
-    budget: Budget | None = None,
-) -> list[LayerIndex]:
-    """Read all layers, the top one first."""
-    layers = list(zip(image.manifest.layers, image.config.diff_ids, strict=True))
-    indexes: list[LayerIndex] = []
-    first_entry = 0
-    source.prefetch((layer for layer, _ in reversed(layers)), progress)
-    with progress.task("convert", sum(layer.size for layer, _ in layers)) as task:
-        for layer, diff_id in reversed(layers):
-            where = f"layer {layer.digest} of {image.reference}"
-            with (
-                source.open_layer(layer, progress) as raw,
-                LayerStream(
+    def flatten(self) -> Flattened:
+        """Write the image's file data into fd and return its tree.
+
+        ContentError and VerificationError as for read_layer; LimitError for an image beyond limits.
+        """
+        if self.limits.check_space:
+            check_space(self.fd, self.image.manifest.layers)
+        shadow = _Shadow()
+        extents = self.place()
+        layers = self._read_layers(shadow, extents, shadow.cover, Budget(self.limits))
+        tree = Tree(self.epoch, depth=self.limits.depth)
+        for layer in reversed(layers):
+            for notice in layer.index.notices:
+                self.progress.warn(f"{layer.index.where}: {notice}")
+            tree.apply(layer.index)
+        winners = {
+            inode.entry: inode
+            for _, inode in walk(tree.root)
+            if inode.size and stat.S_ISREG(inode.mode)
+        }
+        written = sum(len(layer.sums) for layer in layers)
+        if written != len(winners) or any(inode.block == NO_BLOCK for inode in winners.values()):
+            extents, layers = self._write_again(winners)
+        return Flattened(tree, extents.next_block, tuple(layers))
+
+    def _read_layers(
+        self,
+        choice: Choice,
+        extents: ExtentWriter,
+        done: Callable[[LayerIndex], None],
+        budget: Budget | None = None,
+    ) -> list[FlatLayer]:
+        """Read all layers, the top one first; done is told of each."""
+        layers = self.image.layers[::-1]
+        found: list[FlatLayer] = []
+        with (
+            Reuse(self.cache, self.image, self.source, self.progress) as reuse,
+            self.progress.task("convert", sum(layer.size for layer, _ in layers)) as task,
+        ):
+            number = 0
+            for layer, diff_id in layers:
+                first_sum = len(extents.sums)
+                index = reuse.take(layer, diff_id, choice, extents, number, budget)
+                if index is None:
+                    index = self._read_layer(layer, diff_id, choice, extents, number, budget)
+                number += len(index.entries)
+                sums = extents.sums[first_sum:]
+                found.append(FlatLayer(LayerKey.of(layer, diff_id), index, sums))
+                done(index)
+                task.advance(layer.size)
+        return found
+
+    def _read_layer(
+        self,
+        layer: Descriptor,
+        diff_id: DiffID,
+        choice: Choice,
+        extents: ExtentWriter,
+        number: int,
+        budget: Budget | None,
+    ) -> LayerIndex:
+        with self.source.open_layer(layer, self.progress) as raw:
+            try:
+                with LayerStream(
                     raw, layer, diff_id,
-                    before_reuse=extents.flush, where=where, budget=budget,
-                ) as stream,
-            ):  # fmt: skip
-                index = read_layer(
-                    stream,
-                    choice,
-                    extents,
-                    first_entry=first_entry,
-                    progress=progress,
-                    budget=budget,
-                )
-            indexes.append(index)
-            first_entry += len(index.entries)
-            if isinstance(choice, _Shadow):
-                choice.cover(index)
-            task.advance(layer.size)
-    return indexes
+                    before_reuse=extents.flush, where=self.image.where(layer), budget=budget,
+                ) as stream:  # fmt: skip
+                    return read_layer(stream, choice, extents, first_entry=number, budget=budget)
+            except ContentError as error:
+                # Of a blob that arrives damaged, that it is damaged is what needs telling.
+                if isinstance(raw, Arriving) and not isinstance(error, LimitError):
+                    raw.verify()
+                raise
 
+    def _write_again(self, winners: dict[int, Inode]) -> tuple[ExtentWriter, list[FlatLayer]]:
+        os.ftruncate(self.fd, 0)
+        extents = self.place()
 
-def _write_again(
-    image: SourceImage,
-    source: ImageSource,
-    fd: int,
-    first_block: int,
-    winners: dict[int, Inode],
-    progress: Progress,
-) -> ExtentWriter:
-    os.ftruncate(fd, first_block * BLOCK_SIZE)
-    extents = ExtentWriter(fd, first_block)
-    for index in _read_layers(image, source, lambda entry, _: entry in winners, extents, progress):
-        for entry in index.entries:
-            inode = entry.inode
-            if inode is not None and inode.block != NO_BLOCK:
-                winners[inode.entry].block = inode.block
-    return extents
+        def take_over(index: LayerIndex) -> None:
+            for entry in index.entries:
+                inode = entry.inode
+                if inode is not None and inode.block != NO_BLOCK:
+                    winners[inode.entry].block = inode.block
+
+        layers = self._read_layers(lambda entry, _: entry in winners, extents, take_over)
+        return extents, layers
 
 
 class _Shadow:

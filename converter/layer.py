@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from hyperbuild.converter import tar
 from hyperbuild.converter.errors import ContentError, printable
-from hyperbuild.converter.tree import PATH_LIMIT, Entry, Inode, LayerIndex
+from hyperbuild.converter.tree import NO_BLOCK, PATH_LIMIT, Entry, Inode, LayerIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hyperbuild.converter.limits import Budget
-    from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.stream import LayerStream
     from hyperbuild.converter.tar import Member
 
@@ -25,6 +24,9 @@ AUFS_META = b".wh..wh."
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAME_LIMIT = 255
 TARGET_LIMIT = 4095
+_NO_NAMES = frozenset((b"", b".", b".."))
+_ID_LIMIT = 1 << 32
+_TIME_LIMIT = 1 << 63
 
 _TYPE_BITS = {
     tar.REGULAR: stat.S_IFREG,
@@ -62,7 +64,6 @@ def read_layer(
     extents: Sink,
     *,
     first_entry: int,
-    progress: Progress,
     budget: Budget | None = None,
 ) -> LayerIndex:
     """Read a layer to its verified end; write the data of the files that keep chooses.
@@ -73,23 +74,25 @@ def read_layer(
     """
     index = LayerIndex(stream.where)
     number = first_entry
+    names = _Names(stream)
     for member in tar.members(stream):
-        path = _clean(member.name, stream)
-        parent, _, name = path.rpartition(b"/")
+        parent, name, path = names.split(member.name)
         if budget:
-            budget.entry(
-                stream.where, path, member.size, member.size - member.stored, _held(member)
-            )
+            budget.entry(stream.where, path, member.size, _held(member))
+        if member.size != member.stored:
+            index.holes += member.size - member.stored
+            if budget:
+                budget.holes(stream.where, member.size - member.stored)
         if name.startswith(WHITEOUT):
             _hide(index, parent, name, stream)
             continue
         if member.type == tar.HARDLINK:
             entry = Entry(path, None, _clean(member.link, stream))
         elif stat.S_IFMT(member.mode) == stat.S_IFSOCK:
-            progress.warn(f"{stream.where}: socket {printable(path)} is skipped")
+            index.notices.append(f"socket {printable(path)} is skipped")
             continue
         else:
-            inode = _inode(member, number, stream, progress)
+            inode = _inode(member, number, stream, index)
             entry = Entry(path, inode)
             if member.size and member.type == tar.REGULAR and keep(number, path):
                 inode.block = _write(member, stream, extents)
@@ -97,7 +100,31 @@ def read_layer(
         number += 1
     stream.finish()
     extents.flush()
+    index.unpacked = stream.tell()
     return index
+
+
+class _Names:
+    """Archived names made clean; directories recur, so theirs are remembered as spelled."""
+
+    def __init__(self, stream: LayerStream) -> None:
+        self._stream = stream
+        self._parents: dict[bytes, bytes] = {b"": b""}
+
+    def split(self, name: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return an entry's directory, its name there, and both as one path."""
+        spelled, _, last = name.rpartition(b"/")
+        parent = self._parents.get(spelled)
+        if parent is None or last in _NO_NAMES:
+            path = _clean(name, self._stream)
+            parent, _, clean_last = path.rpartition(b"/")
+            if last not in _NO_NAMES:
+                self._parents[spelled] = parent
+            return parent, clean_last, path
+        path = parent + b"/" + last if parent else last
+        if len(last) > NAME_LIMIT or len(path) > PATH_LIMIT:
+            path = _clean(name, self._stream)
+        return parent, last, path
 
 
 def _clean(name: bytes, stream: LayerStream) -> bytes:
@@ -137,41 +164,47 @@ def _hide(index: LayerIndex, parent: bytes, name: bytes, stream: LayerStream) ->
         index.whiteouts.append(parent + b"/" + hidden if parent else hidden)
 
 
-def _inode(member: Member, number: int, stream: LayerStream, progress: Progress) -> Inode:
-    type_bits = _TYPE_BITS.get(member.type)
+def _inode(member: Member, number: int, stream: LayerStream, index: LayerIndex) -> Inode:
+    kind = member.type
+    type_bits = _TYPE_BITS.get(kind)
     if type_bits is None:
         raise ContentError(
             f"{stream.where}: {printable(member.name)!r} has the tar type "
-            f"{printable(member.type)!r}, which no runtime unpacks"
+            f"{printable(kind)!r}, which no runtime unpacks"
         )
-    if not (0 <= member.uid < 1 << 32 and 0 <= member.gid < 1 << 32):
+    if not (0 <= member.uid < _ID_LIMIT and 0 <= member.gid < _ID_LIMIT):
         raise ContentError(f"{stream.where}: {printable(member.name)!r} has an id out of range")
-    if not -(1 << 63) <= member.mtime < 1 << 63:
+    if not -_TIME_LIMIT <= member.mtime < _TIME_LIMIT:
         raise ContentError(f"{stream.where}: {printable(member.name)!r} has a time out of range")
-    if member.type == tar.SYMLINK and not 0 < len(member.link) <= TARGET_LIMIT:
-        raise ContentError(
-            f"{stream.where}: the symlink {printable(member.name)!r} has a target of "
-            f"{len(member.link)} bytes; 1 to {TARGET_LIMIT} are possible"
-        )
-    return Inode(
+    inode = Inode(
+        type_bits | member.mode & 0o7777,
+        member.uid, member.gid, member.mtime, member.mtime_ns, member.size, NO_BLOCK, number,
+    )  # fmt: skip
+    if kind != tar.REGULAR:
+        _add_special(inode, member, stream)
+    if member.xattrs:
+        inode.xattrs = _kept_xattrs(member, index)
+    return inode
+
+
+def _add_special(inode: Inode, member: Member, stream: LayerStream) -> None:
+    """Give what is no regular file what it has of its own."""
+    if member.type == tar.DIRECTORY:
+        inode.children = {}
+    elif member.type == tar.SYMLINK:
+        if not 0 < len(member.link) <= TARGET_LIMIT:
+            raise ContentError(
+                f"{stream.where}: the symlink {printable(member.name)!r} has a target of "
+                f"{len(member.link)} bytes; 1 to {TARGET_LIMIT} are possible"
+            )
         # Linux has no permissions on symlinks: whatever the archive says, 0777 is what is seen.
-        mode=type_bits | (0o777 if member.type == tar.SYMLINK else member.mode & 0o7777),
-        uid=member.uid,
-        gid=member.gid,
-        mtime=member.mtime,
-        mtime_ns=member.mtime_ns,
-        size=member.size,
-        entry=number,
-        device=member.device,
-        target=member.link if member.type == tar.SYMLINK else b"",
-        xattrs=member.xattrs and _kept_xattrs(member, stream, progress),
-        children={} if member.type == tar.DIRECTORY else None,
-    )
+        inode.mode = stat.S_IFLNK | 0o777
+        inode.target = member.link
+    else:
+        inode.device = member.device
 
 
-def _kept_xattrs(
-    member: Member, stream: LayerStream, progress: Progress
-) -> dict[bytes, bytes] | None:
+def _kept_xattrs(member: Member, index: LayerIndex) -> dict[bytes, bytes] | None:
     """Drop ``trusted.*``, state of the host that made the layer, and what Linux has no room for."""
     kept = {}
     for name, value in sorted((member.xattrs or {}).items()):
@@ -179,9 +212,9 @@ def _kept_xattrs(
         if name in ACLS or (namespace in (b"user", b"security") and rest):
             kept[name] = value
         elif namespace != b"trusted":
-            progress.warn(
-                f"{stream.where}: {printable(member.name)}: "
-                f"the extended attribute {printable(name)} is no attribute of Linux and is dropped"
+            index.notices.append(
+                f"{printable(member.name)}: the extended attribute {printable(name)} is no "
+                "attribute of Linux and is dropped"
             )
     return kept or None
 

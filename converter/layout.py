@@ -118,6 +118,8 @@ class DirectoryBlobs:
 class LocalSource:
     """An image among those offered by files; the layers are read where they are."""
 
+    is_verified = False
+
     def __init__(
         self, reference: Reference, offered: Sequence[oci.Descriptor], blobs: Blobs
     ) -> None:

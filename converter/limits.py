@@ -67,8 +67,12 @@ class Budget:
                 "bomb; if you trust it, raise --max-ratio"
             )
 
-    def entry(self, where: str, path: bytes, size: int, holes: int, held: int) -> None:
-        """Count the entry path: a file's size, its holes, and the bytes that are held of it."""
+    def holes(self, where: str, count: int) -> None:
+        """Count count bytes of holes: what a sparse file has beyond its layer's bytes."""
+        self._grow(where, count)
+
+    def entry(self, where: str, path: bytes, size: int, held: int) -> None:
+        """Count the entry path: a file's size, and the bytes that are held of it."""
         limits = self.limits
         self._entries += 1
         self._metadata += held
@@ -89,8 +93,6 @@ class Budget:
                 f"{where}: the image's names and attributes take more than "
                 f"{shown_size(limits.metadata)}; if that is right, raise --max-metadata"
             )
-        if holes:
-            self._grow(where, holes)
 
     def _grow(self, where: str, count: int) -> None:
         self._unpacked += count

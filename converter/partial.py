@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from hyperbuild.converter.arrival import Arrival
     from hyperbuild.converter.progress import Task
 
 _REHASH_BYTES = 1 << 20
@@ -38,6 +39,7 @@ class Partial:
         self.path = path
         self.fd = fd
         self._told = 0
+        self._arrival: Arrival | None = None
 
     def receive(
         self,
@@ -45,13 +47,18 @@ class Partial:
         fetch: Callable[[int], Iterable[bytes]],
         task: Task,
         cancelled: Callable[[], bool],
+        arrival: Arrival | None = None,
     ) -> None:
         """Fill the file with the blob of descriptor, the rest of it coming from fetch(offset).
 
         Bytes that fail verification are not kept. If some were there before, they may be the wrong
-        ones, so the blob is then fetched once more from its start.
+        ones, so the blob is then fetched once more from its start. arrival is told of a blob that
+        comes from its start at once.
         """
         kept = os.fstat(self.fd).st_size
+        self._arrival = None if kept else arrival
+        if self._arrival:
+            self._arrival.begins(self.fd)
         try:
             try:
                 self._complete(descriptor, fetch, task, cancelled)
@@ -101,6 +108,8 @@ class Partial:
             digest.update(piece)
             self._append(piece)
             self._tell(task, len(piece))
+            if self._arrival:
+                self._arrival.has(position)
         check(descriptor, position, digest.hexdigest())
 
     def _tell(self, task: Task, amount: int) -> None:

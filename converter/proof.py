@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.convert import default_epoch
 from hyperbuild.converter.layer import read_layer
-from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.stream import LayerStream
 from hyperbuild.converter.tree import Tree
 from hyperbuild.converter.verify import verify_contents
@@ -40,21 +39,19 @@ def prove(
 
     VerificationError names the first path that differs; other errors as for ``convert``.
     """
-    layers = list(zip(image.manifest.layers, image.config.diff_ids, strict=True))
+    layers = image.layers
     tree = Tree(default_epoch(image) if epoch is None else epoch, depth=limits.depth)
     contents = _Digests()
     source.prefetch((layer for layer, _ in layers), progress)
     with progress.task("verify", sum(layer.size for layer, _ in layers)) as task:
         for layer, diff_id in layers:
-            where = f"layer {layer.digest} of {image.reference}"
             with (
                 source.open_layer(layer, progress) as raw,
                 LayerStream(
-                    raw, layer, diff_id, before_reuse=contents.flush, where=where
+                    raw, layer, diff_id, before_reuse=contents.flush, where=image.where(layer)
                 ) as stream,
             ):
-                # What is worth a warning was told when the layers were read first.
-                tree.apply(read_layer(stream, _all, contents, first_entry=0, progress=QUIET))
+                tree.apply(read_layer(stream, _all, contents, first_entry=0))
             task.advance(layer.size)
         verify_contents(fd, tree.root, contents.digests)
 

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hyperbuild.converter import files, oci
+from hyperbuild.converter.arrival import Arrival
 from hyperbuild.converter.errors import ContentError, HyperbuildError
 from hyperbuild.converter.partial import CancelledError
 from hyperbuild.converter.resolve import SourceImage, resolve, verified
@@ -36,6 +37,8 @@ _GRACE_SECONDS = 1.0
 class RegistrySource:
     """The image that reference names in a registry or one of its mirrors."""
 
+    is_verified = True
+
     def __init__(self, reference: Reference, store: Store, settings: RegistrySettings) -> None:
         self._reference = reference
         self._store = store
@@ -43,6 +46,7 @@ class RegistrySource:
         self._stop = threading.Event()
         self._workers = _Workers(settings.connections)
         self._futures: dict[str, Future[Path]] = {}
+        self._arrivals: dict[str, Arrival] = {}
         self._local = threading.local()
         self._clients: list[Registry] = []
         self._lock = threading.Lock()
@@ -63,14 +67,19 @@ class RegistrySource:
         for layer in layers:
             with self._lock:
                 if layer.digest not in self._futures:
-                    future = self._workers.submit(partial(self._fetch, layer, progress))
+                    arrival = self._arrivals[layer.digest] = Arrival()
+                    future = self._workers.submit(partial(self._fetch, layer, progress, arrival))
+                    future.add_done_callback(arrival.ends)
                     self._futures[layer.digest] = future
 
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
-        """Open a layer from the store, waiting for its download."""
+        """Open a layer in the store, or on its way there."""
         self.prefetch([layer], progress)
-        path = self._futures[layer.digest].result()
-        return os.fdopen(files.open_regular(path), "rb", buffering=0)
+        future = self._futures[layer.digest]
+        arriving = self._arrivals[layer.digest].open(future.result)
+        if arriving:
+            return arriving
+        return os.fdopen(files.open_regular(future.result()), "rb", buffering=0)
 
     def close(self) -> None:
         """Give up downloads (the next run goes on where they were) and close connections."""
@@ -78,6 +87,8 @@ class RegistrySource:
         self._workers.close()
         for client in self._clients:
             client.close()
+        for arrival in self._arrivals.values():
+            arrival.close()
 
     def _root(self, progress: Progress) -> tuple[oci.Descriptor, bytes]:
         reference = self._reference
@@ -115,10 +126,12 @@ class RegistrySource:
         self._store.put(content, descriptor.media_type)
         return content
 
-    def _fetch(self, layer: oci.Descriptor, progress: Progress) -> Path:
+    def _fetch(self, layer: oci.Descriptor, progress: Progress, arrival: Arrival) -> Path:
         if self._store.has(layer):
             return self._store.blob_path(layer.digest)
         with progress.task(layer.digest[:19], layer.size) as task:
+            # What one place has sent may be wrong, and right at the next.
+            followed = arrival if len(self._places) == 1 else None
 
             def ingest(client: Registry) -> Path:
                 return self._store.ingest(
@@ -126,6 +139,7 @@ class RegistrySource:
                     lambda offset: client.blob(layer, offset),
                     task,
                     self._stop.is_set,
+                    followed,
                 )
 
             return self._anywhere(ingest, progress)

@@ -33,6 +33,15 @@ class SourceImage:
     config: oci.ImageConfig
     platform: oci.Platform
 
+    @property
+    def layers(self) -> list[tuple[oci.Descriptor, oci.DiffID]]:
+        """The layers with what they unpack to, the base first."""
+        return list(zip(self.manifest.layers, self.config.diff_ids, strict=True))
+
+    def where(self, layer: oci.Descriptor) -> str:
+        """Return what errors call one of its layers."""
+        return f"layer {layer.digest} of {self.reference}"
+
 
 def resolve(
     reference: Reference,

@@ -21,7 +21,13 @@ __all__ = ["ImageSource", "SourceImage", "open_source"]
 
 
 class ImageSource(Protocol):
-    """A place that one image comes from."""
+    """A place that one image comes from.
+
+    ``is_verified`` tells that layers are verified when they are brought near, once for all.
+    """
+
+    @property
+    def is_verified(self) -> bool: ...  # noqa: D102 - see above
 
     def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:
         """Return the image for platform, its documents verified; an error lists what exists."""

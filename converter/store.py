@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from hyperbuild.converter.arrival import Arrival
     from hyperbuild.converter.progress import Task
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -64,8 +65,11 @@ class Store:
         fetch: Callable[[int], Iterable[bytes]],
         task: Task,
         cancelled: Callable[[], bool] = never,
+        arrival: Arrival | None = None,
     ) -> Path:
         """Bring a blob in and return its path; fetch(offset) yields its bytes from offset on.
+
+        arrival is told of bytes as they come, before the blob is verified.
 
         Of two processes one works and the other waits for it. What a killed run has left is hashed
         again and continued. VerificationError if digest or size don't fit, UnavailableError if the
@@ -79,7 +83,7 @@ class Store:
                 task.advance(descriptor.size)
                 return target
             self._check_space(descriptor.size - os.fstat(file.fd).st_size)
-            file.receive(descriptor, fetch, task, cancelled)
+            file.receive(descriptor, fetch, task, cancelled, arrival)
             file.publish(target)
         return target
 

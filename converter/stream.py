@@ -14,6 +14,7 @@ import zlib
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, Self
 
+from hyperbuild.converter.arrival import Arriving
 from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
 from hyperbuild.converter.oci import hasher
 
@@ -29,6 +30,7 @@ BLOCK = 512
 #: A multiple of BLOCK, so that no tar header straddles two buffers.
 BUFFER_SIZE = 1 << 20
 RING = 4
+_REST_SIZE = 1 << 18
 #: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
 ZSTD_WINDOW_LIMIT = 64 << 20
 
@@ -70,7 +72,7 @@ class _HashedBlob:
 
     def verify(self) -> None:
         """Read what the decompressor left, then compare size and digest."""
-        rest = memoryview(bytearray(1 << 16))
+        rest = memoryview(bytearray(_REST_SIZE))
         while self.readinto(rest):
             pass
         if self._count != self._layer.size:
@@ -83,6 +85,11 @@ class _HashedBlob:
             raise VerificationError(
                 f"{self._where} has the digest {actual}; the image is corrupt at its source"
             )
+
+
+def verify_blob(raw: RawIOBase, layer: Descriptor, where: str) -> None:
+    """Read a layer's blob to its end; VerificationError unless it has the declared bytes."""
+    _HashedBlob(raw, layer, where).verify()
 
 
 def _decompressor(blob: _HashedBlob) -> _Reader:
@@ -137,6 +144,7 @@ class LayerStream:
 
         What comes out is counted in budget: LimitError once it is used up.
         """
+        self._raw = raw
         self._budget = budget
         self._packed = layer.size
         self.where = where
@@ -179,6 +187,8 @@ class LayerStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind and isinstance(self._raw, Arriving):
+            self._raw.interrupt()
         while not self._ended and self._thread.is_alive():
             self._free.put(None)
             self._thread.join(0.05)
@@ -225,6 +235,15 @@ class LayerStream:
         if corrupt:
             return ContentError(f"{self.where} does not decompress ({error}); fetch it again")
         return error
+
+    def block(self) -> bytes:
+        """Return the next BLOCK bytes, b"" at the end; ContentError for a part of a block."""
+        start = self.position
+        end = start + BLOCK
+        if end > self.limit:
+            return self.read(BLOCK) if self.ensure() else b""
+        self.position = end
+        return self.buffer[start:end].tobytes()
 
     def read(self, size: int) -> bytes:
         """Return exactly size bytes; ContentError if the stream ends before."""

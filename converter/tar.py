@@ -38,7 +38,12 @@ EXTENSION_LIMIT = 1 << 20
 SEGMENT_LIMIT = 1 << 16
 XATTR_VALUE_LIMIT = 1 << 16
 
-_HEADER = Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12s")
+#: Name, the fields for mode and ids in one, size, mtime, checksum, type, link, magic and version.
+_HEADER = Struct("100s24s12s12s8sc100s8s")
+_DEVICES = slice(329, 345)
+_PREFIX = slice(345, 500)
+_TRAILER = slice(500, 512)
+_USTAR, _GNU = b"ustar\0", b"ustar  \0"
 _ZERO_BLOCK = bytes(BLOCK)
 _HEADER_ONLY = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _XATTR_KEYS = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
@@ -50,6 +55,9 @@ _CHECKSUM_AS_SPACES = 8 * 0x20
 #: Parsed number fields by their raw bytes; few distinct ones recur in a layer.
 _NUMBERS: dict[bytes, int] = {}
 _NUMBERS_LIMIT = 8192
+#: Mode, uid and gid by their raw bytes, fewer still.
+_OWNERS: dict[bytes, tuple[int, int, int]] = {}
+_OWNERS_LIMIT = 1024
 
 
 @dataclass(slots=True)
@@ -133,13 +141,13 @@ def _skip_to_header(stream: LayerStream, rest: int, padding: int) -> None:
 
 def _next_header(stream: LayerStream) -> bytes | None:
     """Return the next header block, checksum verified; None at the end of the archive."""
-    if not stream.ensure():
+    header = stream.block()
+    if not header:
         return None
-    header = stream.read(BLOCK)
     if header[0] or header != _ZERO_BLOCK:
         _check_checksum(header, stream)
         return header
-    if stream.ensure() and stream.read(BLOCK) != _ZERO_BLOCK:
+    if (stream.block() or _ZERO_BLOCK) != _ZERO_BLOCK:
         raise ContentError(f"{stream.where}: a lone zero block inside the archive; it is corrupt")
     return None
 
@@ -147,7 +155,7 @@ def _next_header(stream: LayerStream) -> bytes | None:
 def _check_checksum(header: bytes, stream: LayerStream) -> None:
     # The low half of Adler-32 is 1 + the sum of the bytes, modulo 65521: the sum at C speed.
     field = header[148:156]
-    declared = _number(field, stream)
+    declared = _octal(field, stream)
     total = (zlib.adler32(header) & 0xFFFF) - 1 - sum(field) + _CHECKSUM_AS_SPACES
     if (total - declared) % _ADLER_MODULUS == 0 and 0 <= declared <= BLOCK * 0xFF:
         return
@@ -160,56 +168,72 @@ def _check_checksum(header: bytes, stream: LayerStream) -> None:
 
 
 def _number(field: bytes, stream: LayerStream) -> int:
-    """Decode octal digits, or GNU's base-256 two's complement (its first bit set)."""
+    """Decode a number field, remembering it: ids and times recur."""
     value = _NUMBERS.get(field)
     if value is None:
-        if field[0] & _BASE256:
-            value = int.from_bytes(field, "big") & ~(_BASE256 << 8 * (len(field) - 1))
-            if field[0] & _SIGN_BIT:
-                value -= 1 << (8 * len(field) - 1)
-        else:
-            digits = field.partition(b"\0")[0].strip(b" ") or field.strip(b"\0 ")
-            if digits.strip(b"01234567"):
-                raise ContentError(
-                    f"{stream.where}: {printable(field)!r} is no number in a tar header"
-                )
-            value = int(digits or b"0", 8)
+        value = _octal(field, stream)
         if len(_NUMBERS) >= _NUMBERS_LIMIT:
             _NUMBERS.clear()
         _NUMBERS[field] = value
     return value
 
 
+def _octal(field: bytes, stream: LayerStream) -> int:
+    """Decode octal digits, or GNU's base-256 two's complement (its first bit set)."""
+    digits = field.rstrip(b"\0 ")
+    if digits.isdigit() and not digits.strip(b"01234567"):
+        return int(digits, 8)
+    if field[0] & _BASE256:
+        value = int.from_bytes(field, "big") & ~(_BASE256 << 8 * (len(field) - 1))
+        return value - (1 << (8 * len(field) - 1)) if field[0] & _SIGN_BIT else value
+    digits = field.partition(b"\0")[0].strip(b" ") or field.strip(b"\0 ")
+    if digits.strip(b"01234567"):
+        raise ContentError(f"{stream.where}: {printable(field)!r} is no number in a tar header")
+    return int(digits or b"0", 8)
+
+
+def _owner(fields: bytes, stream: LayerStream) -> tuple[int, int, int]:
+    """Decode mode, uid and gid, three fields of 8 bytes."""
+    owner = _OWNERS.get(fields)
+    if owner is None:
+        mode, uid, gid = (_octal(fields[at : at + 8], stream) for at in (0, 8, 16))
+        if len(_OWNERS) >= _OWNERS_LIMIT:
+            _OWNERS.clear()
+        owner = _OWNERS[fields] = mode, uid, gid
+    return owner
+
+
 def _member(header: bytes, stream: LayerStream) -> Member:
-    (
-        name, mode, uid, gid, size, mtime, _, kind, link,
-        magic, version, _, _, major, minor, prefix, trailer,
-    ) = _HEADER.unpack(header)  # fmt: skip
+    name, owner, size, mtime, _, kind, link, magic = _HEADER.unpack_from(header)
     name = name.partition(b"\0")[0]
-    is_ustar = magic == b"ustar\0"
-    if is_ustar and prefix[0]:
-        # star keeps times in the last 24 bytes of the prefix, and says so in the trailer.
-        prefix = prefix[:131] if trailer[8:] == b"tar\0" else prefix
-        name = prefix.partition(b"\0")[0] + b"/" + name
-    stored = _number(size, stream)
+    if header[345] and magic.startswith(_USTAR):
+        name = _prefix(header) + b"/" + name
+    stored = _octal(size, stream)
     if stored < 0:
         raise ContentError(f"{stream.where}: {printable(name)!r} has a negative size")
     device = (0, 0)
-    if kind in b"34" and (is_ustar or magic + version == b"ustar  \0"):
-        device = (_number(major, stream), _number(minor, stream))
+    if kind in b"34" and (magic.startswith(_USTAR) or magic == _GNU):
+        numbers = header[_DEVICES]
+        device = (_octal(numbers[:8], stream), _octal(numbers[8:], stream))
     return Member(
-        name=name,
-        type=REGULAR if kind in b"\x007" else kind,
-        mode=_number(mode, stream),
-        uid=_number(uid, stream),
-        gid=_number(gid, stream),
-        mtime=_number(mtime, stream),
-        mtime_ns=0,
-        size=stored,
-        stored=stored,
-        link=link.partition(b"\0")[0] if link[0] else b"",
-        device=device,
+        name,
+        REGULAR if kind in b"\x007" else kind,
+        *(_OWNERS.get(owner) or _owner(owner, stream)),
+        _number(mtime, stream),
+        0,
+        stored,
+        stored,
+        link.partition(b"\0")[0] if link[0] else b"",
+        device,
     )
+
+
+def _prefix(header: bytes) -> bytes:
+    # star keeps times in the last 24 bytes of the prefix, and says so in the trailer.
+    prefix = header[_PREFIX]
+    if header[_TRAILER][8:] == b"tar\0":
+        prefix = prefix[:131]
+    return prefix.partition(b"\0")[0]
 
 
 def _pax_records(body: bytes, stream: LayerStream) -> list[tuple[bytes, bytes]]:

@@ -60,7 +60,7 @@ class Inode:
         return stat.S_ISLNK(self.mode)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """A path that a layer adds, relative to the root: an inode, or a hard link to another path."""
 
@@ -71,12 +71,19 @@ class Entry:
 
 @dataclass(slots=True)
 class LayerIndex:
-    """All that one layer says, file data aside: paths are relative, b"" is the root."""
+    """All that one layer says, file data aside: paths are relative, b"" is the root.
+
+    ``notices`` tell what of the layer is left out; ``unpacked`` is its tar stream's size in bytes,
+    ``holes`` what its sparse files have beyond that.
+    """
 
     where: str
     entries: list[Entry] = field(default_factory=list)
     whiteouts: list[bytes] = field(default_factory=list)
     opaques: list[bytes] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    unpacked: int = 0
+    holes: int = 0
 
 
 def new_directory(mtime: int) -> Inode:

@@ -45,7 +45,7 @@ def write(path: Path, root: Inode, contents: dict[Inode, bytes] | None = None) -
     """Write root's tree to path as ext4; files without content but with a size become holes."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        extents = ExtentWriter(fd, FIRST_DATA_BLOCK)
+        extents = ExtentWriter(fd, FIRST_DATA_BLOCK, shares=False)
         for _, inode in walk(root):
             content = (contents or {}).get(inode)
             if content and inode.block < 0:
@@ -54,7 +54,10 @@ def write(path: Path, root: Inode, contents: dict[Inode, bytes] | None = None) -
             elif inode.size and inode.block < 0:
                 inode.block = extents.append_pieces(inode.size, [])
         extents.flush()
-        return write_ext4(fd, root, extents.next_block, uuid=UUID, build_time=BUILD_TIME)
+        return write_ext4(
+            fd, root, extents.next_block,
+            uuid=UUID, build_time=BUILD_TIME, settled=lambda _: None,
+        )  # fmt: skip
     finally:
         os.close(fd)
 

@@ -39,6 +39,8 @@ class Target:
 
 
 class _Memory:
+    is_verified = False
+
     def __init__(self, content: bytes) -> None:
         self._content = content
 

@@ -98,7 +98,7 @@ def make_development(shop: Workshop, base: Path, layout: Path) -> None:
     bundle = shop.path / "bundle"
     shop.run("umoci", "unpack", "--image", f"{layout}:latest", bundle)
     packages = (
-        "build-essential git golang clang llvm-dev rustc cargo python3-dev python3-numpy "
+        "build-essential git golang clang llvm-dev python3-dev python3-numpy "
         "libboost-dev libgtk-3-dev linux-headers-amd64"
     )
     install(shop, bundle / "rootfs", packages.split())
