@@ -23,9 +23,15 @@ OPAQUE = b".wh..wh..opq"
 AUFS_META = b".wh..wh."
 #: The attributes of the namespace ``system`` that files can have.
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_ACL_VERSION, _ACL_NO_ID = b"\2\0\0\0", b"\xff" * 4
+#: The tags of ACL entries that name a user or group, and all of them (linux/posix_acl.h).
+_ACL_NAMED = (0x02, 0x08)
+_ACL_TAGS = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20)
 NAME_LIMIT = 255
 TARGET_LIMIT = 4095
 
+#: st_mode's type bits; the field may hold any number, which stat.S_IFMT would not take.
+_TYPE_MASK = 0o170000
 _TYPE_BITS = {
     tar.REGULAR: stat.S_IFREG,
     tar.SYMLINK: stat.S_IFLNK,
@@ -85,7 +91,7 @@ def read_layer(
             continue
         if member.type == tar.HARDLINK:
             entry = Entry(path, None, _clean(member.link, stream))
-        elif stat.S_IFMT(member.mode) == stat.S_IFSOCK:
+        elif member.mode & _TYPE_MASK == stat.S_IFSOCK:
             progress.warn(f"{stream.where}: socket {printable(path)} is skipped")
             continue
         else:
@@ -176,7 +182,9 @@ def _kept_xattrs(
     kept = {}
     for name, value in sorted((member.xattrs or {}).items()):
         namespace, _, rest = name.partition(b".")
-        if name in ACLS or (namespace in (b"user", b"security") and rest):
+        if name in ACLS:
+            kept[name] = _acl(value, member, stream)
+        elif namespace in (b"user", b"security") and rest:
             kept[name] = value
         elif namespace != b"trusted":
             progress.warn(
@@ -184,6 +192,23 @@ def _kept_xattrs(
                 f"the extended attribute {printable(name)} is no attribute of Linux and is dropped"
             )
     return kept or None
+
+
+def _acl(value: bytes, member: Member, stream: LayerStream) -> bytes:
+    """Return a POSIX ACL as Linux gives it back: an id where a user or group is named alone."""
+    parts = [value[:4]]
+    for at in range(4, len(value), 8):
+        tag = int.from_bytes(value[at : at + 2], "little")
+        if tag not in _ACL_TAGS or len(value) % 8 != 4:
+            break
+        parts.append(value[at : at + 8] if tag in _ACL_NAMED else value[at : at + 4] + _ACL_NO_ID)
+    else:
+        if value[:4] == _ACL_VERSION:
+            return b"".join(parts)
+    raise ContentError(
+        f"{stream.where}: {printable(member.name)!r} has a POSIX ACL that is none; "
+        "the image cannot be unpacked"
+    )
 
 
 def _held(member: Member) -> int:
