@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, Self
 
 from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
+from hyperbuild.converter.limits import ZSTD_WINDOW_LIMIT
 from hyperbuild.converter.oci import hasher
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ BLOCK = 512
 #: A multiple of BLOCK, so that no tar header straddles two buffers.
 BUFFER_SIZE = 1 << 20
 RING = 4
-#: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
-ZSTD_WINDOW_LIMIT = 64 << 20
 
 
 class _Reader(Protocol):
