@@ -119,9 +119,11 @@ def _prepared(directory: Path) -> Iterator[None]:
 
 def _check_content(directory: Path) -> None:
     foreign = sorted(
-        name
-        for name in (path.name for path in directory.iterdir())
-        if name not in _NAMES and not name.startswith(files.TEMPORARY_PREFIX)
+        path.name
+        for path in directory.iterdir()
+        # A directory by one of our names could not be replaced once the rest is.
+        if (path.name not in _NAMES or path.is_dir())
+        and not path.name.startswith(files.TEMPORARY_PREFIX)
     )
     if foreign:
         raise InputError(

@@ -14,7 +14,6 @@ import json
 import os
 import posixpath
 import tarfile
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,26 +23,45 @@ from hyperbuild.converter.errors import (
     ContentError,
     InputError,
     NotFoundError,
-    UnavailableError,
     printable,
 )
 from hyperbuild.converter.layout import LocalSource, Range, check_version, listing, pick, read_whole
 from hyperbuild.converter.reference import parse_reference
+from hyperbuild.converter.spool import GZIP, ZSTD, uncompressed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import BinaryIO
-
+    from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.store import Store
 
 _MEMBERS_LIMIT = 100_000
+#: Most bytes of members' names and links; an archive of images needs a hundredth of it.
+_NAMES_LIMIT = 16 << 20
 _LINKS_LIMIT = 16
 _PIECE = 1 << 20
 #: Linux refuses to read where the end would not fit its off_t.
 _OFFSET_LIMIT = (1 << 63) - 1 - _PIECE
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """What is kept of a tar member: a file's place, or where a link leads."""
+
+    offset: int
+    size: int
+    is_file: bool
+    is_symlink: bool
+    link: str | None
+
+    @classmethod
+    def of(cls, info: tarfile.TarInfo) -> _Member:
+        return cls(
+            offset=info.offset_data,
+            size=info.size,
+            is_file=info.isreg() and not info.issparse(),
+            is_symlink=info.issym(),
+            link=info.linkname if info.issym() or info.islnk() else None,
+        )
 
 
 class Archive:
@@ -52,7 +70,7 @@ class Archive:
     def __init__(self, fd: int, where: str) -> None:
         self.fd = fd
         self.where = where
-        self._members: dict[str, tarfile.TarInfo] = {}
+        self._members: dict[str, _Member] = {}
         self._scan()
 
     def open(self, name: str) -> Range:
@@ -62,7 +80,7 @@ class Archive:
             raise NotFoundError(
                 f"{self.where}: {printable(name)} is missing in the archive; save the image again"
             )
-        return Range(self.fd, member.offset_data, member.size, owned=False)
+        return Range(self.fd, member.offset, member.size, owned=False)
 
     def has(self, name: str) -> bool:
         """Tell whether a regular member called name is there."""
@@ -79,36 +97,40 @@ class Archive:
 
     def _scan(self) -> None:
         file = _Headers(self.fd)
+        held = 0
         try:
             with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-                for count, member in enumerate(tar):
-                    if count == _MEMBERS_LIMIT:
-                        raise ContentError(f"{self.where}: over {count} members; save it again")
-                    self._members[posixpath.normpath(member.name)] = member
+                for count, info in enumerate(tar):
+                    held += len(info.name) + len(info.linkname)
+                    if count == _MEMBERS_LIMIT or held > _NAMES_LIMIT:
+                        raise ContentError(
+                            f"{self.where} holds more members than any image; save it again"
+                        )
+                    self._members[posixpath.normpath(info.name)] = _Member.of(info)
+                    # tarfile keeps all it has met, extended headers of any size with it.
+                    tar.members.clear()  # type: ignore[attr-defined]
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise ContentError(
                 f"{self.where} is no tar archive, or a damaged one; save the image again"
             ) from error
 
-    def _find(self, name: str) -> tarfile.TarInfo | None:
+    def _find(self, name: str) -> _Member | None:
         name = posixpath.normpath(name)
         size = os.fstat(self.fd).st_size
         for _ in range(_LINKS_LIMIT):
             member = self._members.get(name)
             if member is None:
                 return None
-            if member.isreg() and not member.issparse():
-                if member.size < 0 or member.offset_data + member.size > size:
+            if member.is_file:
+                if member.size < 0 or member.offset + member.size > size:
                     raise ContentError(
                         f"{self.where} ends inside {printable(name)}; save the image again"
                     )
                 return member
-            if member.issym():
-                name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-            elif member.islnk():
-                name = posixpath.normpath(member.linkname)
-            else:
+            if member.link is None:
                 return None
+            base = posixpath.dirname(name) if member.is_symlink else ""
+            name = posixpath.normpath(posixpath.join(base, member.link))
         return None
 
 
@@ -177,11 +199,14 @@ class SavedBlobs:
         self.archive.close()
 
 
-def open_archive(reference: Reference, store: Store) -> LocalSource:
-    """Open ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REF]``."""
+def open_archive(reference: Reference, store: Store, limits: Limits) -> LocalSource:
+    """Open ``oci-archive:FILE[:TAG]`` or ``docker-archive:FILE[:REF]``.
+
+    LimitError if it is compressed as a whole and unpacks to more than limits allow.
+    """
     path = reference.path
     assert path is not None  # noqa: S101 - a path transport
-    fd = _uncompressed(files.open_regular(path), path, store)
+    fd = uncompressed(files.open_regular(path), path, store, limits)
     try:
         archive = Archive(fd, str(path))
         return (_layout if reference.transport == "oci-archive" else saved)(reference, archive)
@@ -284,9 +309,9 @@ def _layer(archive: Archive, name: str, diff_id: oci.DiffID) -> oci.Descriptor:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         magic = file.read(4) or b""
-        if magic.startswith(_GZIP):
+        if magic.startswith(GZIP):
             return oci.Descriptor(media_type + "+gzip", _digest(file), size)
-        if magic == _ZSTD:
+        if magic == ZSTD:
             return oci.Descriptor(media_type + "+zstd", _digest(file), size)
     return oci.Descriptor(media_type, diff_id, size)
 
@@ -297,45 +322,3 @@ def _digest(file: Range) -> str:
     while piece := file.read(_PIECE):
         digest.update(piece)
     return "sha256:" + digest.hexdigest()
-
-
-def _uncompressed(fd: int, path: Path, store: Store) -> int:
-    """Return fd, or if the archive is compressed as a whole, a nameless file with its content."""
-    magic = os.pread(fd, 4, 0)
-    if not magic.startswith(_GZIP) and magic != _ZSTD:
-        return fd
-    with os.fdopen(fd, "rb") as packed, _opened(packed, magic) as content:
-
-        def read(size: int) -> bytes:
-            try:
-                piece: bytes = content.read(size)
-            except Exception as error:  # each library has errors of its own
-                raise ContentError(
-                    f"{path}: its compressed stream is damaged; save the image again"
-                ) from error
-            return piece
-
-        return spool(read, path, store)
-
-
-def _opened(packed: BinaryIO, magic: bytes) -> Any:
-    if magic == _ZSTD:
-        import zstandard
-
-        return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-    from isal import igzip
-
-    return igzip.IGzipFile(fileobj=packed)  # type: ignore[no-untyped-call]
-
-
-def spool(read: Callable[[int], bytes], where: object, store: Store) -> int:
-    """Copy what read gives into a nameless file in the store, and return its descriptor."""
-    with tempfile.TemporaryFile(dir=store.workspace(), buffering=0) as file:
-        while piece := read(_PIECE):
-            try:
-                files.write_all(file.fileno(), piece)
-            except OSError as error:
-                raise UnavailableError(
-                    f"cannot unpack {where} into {store.root}: {error.strerror}; free space there"
-                ) from error
-        return os.dup(file.fileno())

@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hyperbuild.converter import files
 from hyperbuild.converter.errors import AccessError, UnavailableError, printable
 from hyperbuild.converter.reference import DOCKER_HUB
 
@@ -55,15 +57,16 @@ def find_credential(
 
 def _read(place: Path) -> Mapping[str, Any] | None:
     try:
-        with place.open("rb") as file:
-            raw = file.read(_FILE_LIMIT)
-        document = json.loads(raw or b"{}")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        if not place.exists():
+            return None
     except OSError as error:
         raise UnavailableError(
             f"cannot read the credentials in {place}: {error.strerror}; make it readable"
         ) from error
+    with os.fdopen(files.open_regular(place), "rb") as file:
+        raw = file.read(_FILE_LIMIT)
+    try:
+        document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
         raise AccessError(
             f"{place} is not valid JSON; log in again to have it rewritten"

@@ -13,19 +13,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from hyperbuild.converter.archive import Archive, saved, spool
+from hyperbuild.converter.archive import Archive, saved
 from hyperbuild.converter.errors import AccessError, NotFoundError, UnavailableError
+from hyperbuild.converter.spool import spool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.converter.layout import LocalSource
+    from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.settings import RegistrySettings
     from hyperbuild.converter.store import Store
 
 
-def open_daemon(reference: Reference, store: Store, settings: RegistrySettings) -> LocalSource:
+def open_daemon(
+    reference: Reference, store: Store, settings: RegistrySettings, limits: Limits
+) -> LocalSource:
     """Have the engine save the image, and open what it gives as a docker-archive."""
     path = settings.docker_socket
     name = str(replace(reference, transport="docker"))
@@ -40,7 +44,7 @@ def open_daemon(reference: Reference, store: Store, settings: RegistrySettings) 
                 f"the Docker engine at {path} answers with status {answer.status} for {name}; "
                 "look at its log"
             )
-        fd = spool(answer.read, name, store)
+        fd = spool(answer.read, name, store, limits)
     except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(
             f"the Docker engine at {path} broke off; look at its log and try again"

@@ -52,6 +52,7 @@ _XATTR_PREFIXES = (
     (b"system.posix_acl_default", 3),
     (b"security.", 6),
 )
+_XATTR_VALUE_LIMIT = 0xFFFF
 _XATTR_SIZE_LIMIT = _XATTR_HEADER_SIZE + (0xFFFF - 1) * 4
 _CRC32C_POLYNOMIAL = 0x82F63B78
 
@@ -201,6 +202,11 @@ def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
         for prefix, index in _XATTR_PREFIXES:
             if name.startswith(prefix):
                 suffix = name.removeprefix(prefix)
+                if len(value) > _XATTR_VALUE_LIMIT:
+                    raise ContentError(
+                        f"an extended attribute of {len(value)} bytes; "
+                        f"EROFS holds {_XATTR_VALUE_LIMIT}"
+                    )
                 body += _XATTR_ENTRY.pack(len(suffix), index, len(value)) + suffix + value
                 body += bytes(-len(body) % 4)
                 break

@@ -100,9 +100,14 @@ class Draft:
     """A temporary file beside its place, open as ``fd``; ``publish`` gives it its name."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        while True:
+            self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            # Another run's sweep may have come between the two calls and removed it.
+            if os.fstat(self.fd).st_nlink:
+                break
+            os.close(self.fd)
 
     def publish(self, target: Path) -> None:
         """Rename to target (same file system), durably; target is replaced whole."""

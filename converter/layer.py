@@ -22,12 +22,18 @@ OPAQUE = b".wh..wh..opq"
 AUFS_META = b".wh..wh."
 #: The attributes of the namespace ``system`` that files can have.
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_ACL_VERSION, _ACL_NO_ID = b"\2\0\0\0", b"\xff" * 4
+#: The tags of ACL entries that name a user or group, and all of them (linux/posix_acl.h).
+_ACL_NAMED = (0x02, 0x08)
+_ACL_TAGS = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20)
 NAME_LIMIT = 255
 TARGET_LIMIT = 4095
 _NO_NAMES = frozenset((b"", b".", b".."))
 _ID_LIMIT = 1 << 32
 _TIME_LIMIT = 1 << 63
 
+#: st_mode's type bits; the field may hold any number, which stat.S_IFMT would not take.
+_TYPE_MASK = 0o170000
 _TYPE_BITS = {
     tar.REGULAR: stat.S_IFREG,
     tar.SYMLINK: stat.S_IFLNK,
@@ -88,7 +94,7 @@ def read_layer(
             continue
         if member.type == tar.HARDLINK:
             entry = Entry(path, None, _clean(member.link, stream))
-        elif stat.S_IFMT(member.mode) == stat.S_IFSOCK:
+        elif member.mode & _TYPE_MASK == stat.S_IFSOCK:
             index.notices.append(f"socket {printable(path)} is skipped")
             continue
         else:
@@ -183,7 +189,7 @@ def _inode(member: Member, number: int, stream: LayerStream, index: LayerIndex) 
     if kind != tar.REGULAR:
         _add_special(inode, member, stream)
     if member.xattrs:
-        inode.xattrs = _kept_xattrs(member, index)
+        inode.xattrs = _kept_xattrs(member, stream, index)
     return inode
 
 
@@ -204,12 +210,16 @@ def _add_special(inode: Inode, member: Member, stream: LayerStream) -> None:
         inode.device = member.device
 
 
-def _kept_xattrs(member: Member, index: LayerIndex) -> dict[bytes, bytes] | None:
+def _kept_xattrs(
+    member: Member, stream: LayerStream, index: LayerIndex
+) -> dict[bytes, bytes] | None:
     """Drop ``trusted.*``, state of the host that made the layer, and what Linux has no room for."""
     kept = {}
     for name, value in sorted((member.xattrs or {}).items()):
         namespace, _, rest = name.partition(b".")
-        if name in ACLS or (namespace in (b"user", b"security") and rest):
+        if name in ACLS:
+            kept[name] = _acl(value, member, stream)
+        elif namespace in (b"user", b"security") and rest:
             kept[name] = value
         elif namespace != b"trusted":
             index.notices.append(
@@ -217,6 +227,23 @@ def _kept_xattrs(member: Member, index: LayerIndex) -> dict[bytes, bytes] | None
                 "attribute of Linux and is dropped"
             )
     return kept or None
+
+
+def _acl(value: bytes, member: Member, stream: LayerStream) -> bytes:
+    """Return a POSIX ACL as Linux gives it back: an id where a user or group is named alone."""
+    parts = [value[:4]]
+    for at in range(4, len(value), 8):
+        tag = int.from_bytes(value[at : at + 2], "little")
+        if tag not in _ACL_TAGS or len(value) % 8 != 4:
+            break
+        parts.append(value[at : at + 8] if tag in _ACL_NAMED else value[at : at + 4] + _ACL_NO_ID)
+    else:
+        if value[:4] == _ACL_VERSION:
+            return b"".join(parts)
+    raise ContentError(
+        f"{stream.where}: {printable(member.name)!r} has a POSIX ACL that is none; "
+        "the image cannot be unpacked"
+    )
 
 
 def _held(member: Member) -> int:

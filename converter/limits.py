@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Below this many bytes, a layer's compression ratio is nobody's concern.
 RATIO_FLOOR = 256 << 20
+#: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
+ZSTD_WINDOW_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)

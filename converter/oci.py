@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NewType
@@ -121,7 +122,7 @@ class Descriptor:
         """Check and take over one descriptor object of a JSON document."""
         fields = _object(data, where)
         size = fields.get("size")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
             raise ContentError(f"{where}: a descriptor without a valid size")
         platform = fields.get("platform")
         return cls(
@@ -239,10 +240,18 @@ class ImageConfig:
 
 def _document(raw: bytes, where: str) -> Mapping[str, Any]:
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise ContentError(f"{where}: not valid JSON") from error
     return _object(data, where)
+
+
+def _number(text: str) -> float:
+    """Refuse what Python takes for a number and JSON has no way to write again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _object(data: object, where: str) -> Mapping[str, Any]:

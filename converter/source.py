@@ -6,12 +6,14 @@ import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from hyperbuild.converter.limits import DEFAULT_LIMITS
 from hyperbuild.converter.resolve import SourceImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hyperbuild.converter import oci
+    from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.settings import RegistrySettings
@@ -47,17 +49,26 @@ class ImageSource(Protocol):
 
 @contextmanager
 def open_source(
-    reference: Reference, *, store: Store, settings: RegistrySettings
+    reference: Reference,
+    *,
+    store: Store,
+    settings: RegistrySettings,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[ImageSource]:
-    """Open the place that reference names; close it at the end."""
-    source = _open(reference, store, settings)
+    """Open the place that reference names; close it at the end.
+
+    limits bound what is unpacked to look inside (LimitError).
+    """
+    source = _open(reference, store, settings, limits)
     try:
         yield source
     finally:
         source.close()
 
 
-def _open(reference: Reference, store: Store, settings: RegistrySettings) -> ImageSource:
+def _open(
+    reference: Reference, store: Store, settings: RegistrySettings, limits: Limits
+) -> ImageSource:
     if reference.transport == "oci":
         from hyperbuild.converter.layout import open_layout
 
@@ -65,11 +76,11 @@ def _open(reference: Reference, store: Store, settings: RegistrySettings) -> Ima
     if reference.transport in ("oci-archive", "docker-archive"):
         from hyperbuild.converter.archive import open_archive
 
-        return open_archive(reference, store)
+        return open_archive(reference, store, limits)
     if reference.transport == "docker-daemon":
         from hyperbuild.converter.daemon import open_daemon
 
-        return open_daemon(reference, store, settings)
+        return open_daemon(reference, store, settings, limits)
     from hyperbuild.converter.pull import RegistrySource
 
     return RegistrySource(reference, store, settings)

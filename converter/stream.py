@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from hyperbuild.converter.arrival import Arriving
 from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
+from hyperbuild.converter.limits import ZSTD_WINDOW_LIMIT
 from hyperbuild.converter.oci import hasher
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ BLOCK = 512
 BUFFER_SIZE = 1 << 20
 RING = 4
 _REST_SIZE = 1 << 18
-#: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
-ZSTD_WINDOW_LIMIT = 64 << 20
 
 
 class _Reader(Protocol):

@@ -156,8 +156,10 @@ def _retry_after(response: requests.Response) -> float | None:
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return float(text[:9])
-    moment = email.utils.parsedate_tz(text)
-    return max(0.0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _gave_up(host: str, status: int, tries: int, wanted: float | None) -> str:

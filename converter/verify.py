@@ -117,6 +117,7 @@ def _compare(
     if stat.S_ISREG(info.mode):
         right = right and info.size == inode.size and has_data(info, inode)
     elif stat.S_ISLNK(info.mode):
-        right &= b"".join(reader.content(info)) == inode.target
+        right = right and info.size == len(inode.target)
+        right = right and b"".join(reader.content(info)) == inode.target
     if not right:
         raise VerificationError(f"{printable(path)!r} differs between the image and its layers")

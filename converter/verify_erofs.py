@@ -7,6 +7,7 @@ extended inodes) and refuses the rest, so that a slip of the writer shows.
 from __future__ import annotations
 
 import stat
+from itertools import pairwise
 
 from hyperbuild.converter.errors import VerificationError
 from hyperbuild.converter.verify_reader import FileInfo, ImageReader
@@ -112,7 +113,10 @@ class ErofsReader(ImageReader):
             offsets = [
                 int.from_bytes(block[12 * i + 8 : 12 * i + 10], "little") for i in range(count)
             ]
-            for i, (start, end) in enumerate(zip(offsets, [*offsets[1:], len(block)], strict=True)):
+            offsets.append(len(block))
+            if not count or 12 * count > len(block) or offsets != sorted(offsets):
+                raise VerificationError(f"the directory of inode {info.nid} is broken")
+            for i, (start, end) in enumerate(pairwise(offsets)):
                 nid = int.from_bytes(block[12 * i : 12 * i + 8], "little")
                 found.append((block[start:end].rstrip(b"\0"), nid, block[12 * i + 10]))
         names = [name for name, _, _ in found]

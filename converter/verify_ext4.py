@@ -8,9 +8,13 @@ slip of the writer shows.
 from __future__ import annotations
 
 import stat
+from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import VerificationError
 from hyperbuild.converter.verify_reader import FileInfo, ImageReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAGIC_OFFSET, MAGIC = 1080, b"\x53\xef"
 
@@ -23,6 +27,7 @@ _XATTR_NAMES = {
     6: b"security.",
 }
 _XATTR_MAGIC = 0xEA020000
+_EXTENT_DEPTH_LIMIT = 5
 
 
 class Ext4Reader(ImageReader):
@@ -41,13 +46,14 @@ class Ext4Reader(ImageReader):
             or self.number(1120, 4) & ~_KNOWN_INCOMPAT
             or self.number(1124, 4) & ~_KNOWN_RO_COMPAT
         )
-        if unknown or self.number(1048, 4) != 2 or self.number(1112, 2) != 256:
+        self._inodes_per_group = self.number(1064, 4)
+        sizes = (self.number(1048, 4), self.number(1112, 2))
+        if unknown or sizes != (2, 256) or not self._inodes_per_group:
             raise VerificationError("an ext4 with features that this reader does not know")
         if self.number(1082, 2) != 1:
             raise VerificationError("the ext4 is not marked clean; convert the image again")
         self.inodes = self.number(1024, 4)
         self._blocks = self.number(1028, 4)
-        self._inodes_per_group = self.number(1064, 4)
         if self._blocks * 4096 > len(self.image):
             raise VerificationError("the ext4 is larger than its image; convert the image again")
 
@@ -99,33 +105,39 @@ class Ext4Reader(ImageReader):
             if not stat.S_ISLNK(mode) or size >= 60:
                 raise VerificationError(f"inode {nid} has no extents")
             return ((at + 40, size),)
+        needed = -(-size // 4096)
         first = blocks = 0
         for logical, count, physical in self._extents(nid, at + 40, self.number(at + 46, 2)):
             if not blocks:
                 first = physical
-            if logical != blocks or physical != first + blocks:
+            if not count or logical != blocks or physical != first + blocks:
                 raise VerificationError(f"the data of inode {nid} is not in one run")
             blocks += count
-        if blocks != -(-size // 4096) or first + blocks > self._blocks:
+            # Told at once: a broken tree may lead through the same nodes without end.
+            if blocks > needed or first + blocks > self._blocks:
+                break
+        if blocks != needed or first + blocks > self._blocks:
             raise VerificationError(f"the extents of inode {nid} do not fit its size")
         return ((first * 4096, size),)
 
-    def _extents(self, nid: int, at: int, depth: int) -> list[tuple[int, int, int]]:
-        """Return (first block in the file, number of blocks, first block in the image)."""
-        if self.number(at, 2) != 0xF30A or self.number(at + 6, 2) != depth:
+    def _extents(self, nid: int, at: int, depth: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (first block in the file, number of blocks, first block in the image)."""
+        count = self.number(at + 2, 2)
+        if self.number(at, 2) != 0xF30A or self.number(at + 6, 2) != depth or not count:
             raise VerificationError(f"the extent tree of inode {nid} is broken")
-        found = []
-        for entry in range(at + 12, at + 12 + 12 * self.number(at + 2, 2), 12):
-            if depth:
-                node = self.number(entry + 4, 4) | self.number(entry + 8, 2) << 32
-                below = self._extents(nid, node * 4096, depth - 1)
-                if below[0][0] != self.number(entry, 4):
-                    raise VerificationError(f"the extent tree of inode {nid} is out of order")
-                found += below
-            else:
+        if depth > _EXTENT_DEPTH_LIMIT:
+            raise VerificationError(f"the extent tree of inode {nid} is too deep")
+        for entry in range(at + 12, at + 12 + 12 * count, 12):
+            logical = self.number(entry, 4)
+            if not depth:
                 start = self.number(entry + 8, 4) | self.number(entry + 6, 2) << 32
-                found.append((self.number(entry, 4), self.number(entry + 4, 2), start))
-        return found
+                yield logical, self.number(entry + 4, 2), start
+                continue
+            node = self.number(entry + 4, 4) | self.number(entry + 8, 2) << 32
+            for place, extent in enumerate(self._extents(nid, node * 4096, depth - 1)):
+                if not place and extent[0] != logical:
+                    raise VerificationError(f"the extent tree of inode {nid} is out of order")
+                yield extent
 
     def _xattrs(self, at: int) -> dict[bytes, bytes]:
         found = {}
@@ -166,6 +178,8 @@ class Ext4Reader(ImageReader):
         found = []
         for run in self.content(info):
             content = bytes(run)
+            if len(content) % 4096:
+                raise VerificationError(f"the directory of inode {info.nid} is broken")
             at = 0
             while at < len(content):
                 nid = int.from_bytes(content[at : at + 4], "little")

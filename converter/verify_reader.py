@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import stat
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,13 +56,18 @@ class ImageReader(ABC):
     root_nid: int
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        try:
+            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        except ValueError as error:
+            raise VerificationError("the image is empty; convert it again") from error
         self.image = memoryview(self._map)
 
     def close(self) -> None:
         """Unmap the image."""
-        self.image.release()
-        self._map.close()
+        # The traceback of a failure may hold views of the map, which goes when they do.
+        with suppress(BufferError):
+            self.image.release()
+            self._map.close()
 
     @abstractmethod
     def stat(self, nid: int) -> FileInfo:

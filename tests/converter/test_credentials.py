@@ -157,8 +157,12 @@ def test_other_shapes_are_passed_over(tmp_path):
 
 
 def test_a_directory_and_an_unreadable_place(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for place in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(InputError, match="not a regular file"):
+            find_credential("r.example", "a", [place])
     with pytest.raises(UnavailableError, match="cannot read the credentials"):
-        find_credential("r.example", "a", [tmp_path])
+        find_credential("r.example", "a", [tmp_path / ("n" * 300)])
 
 
 def test_secrets_are_not_in_the_repr():
@@ -204,6 +208,7 @@ def test_the_file_of_registries(tmp_path):
     ("text", "message"),
     [
         ("[", "is not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
         ("a = 1", "is no table"),
         ("[a]\nmirror = []", "mirror is not known for a; use mirrors, insecure, ca"),
         ('[a]\ninsecure = "yes"', "insecure of a is not a bool"),
@@ -215,5 +220,18 @@ def test_a_file_of_registries_that_does_not_fit(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_hosts(path)
-    with pytest.raises(UnavailableError, match="cannot read"):
+    with pytest.raises(UnavailableError, match="cannot open"):
         read_hosts(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory"])
+def test_a_file_of_registries_that_is_no_file(tmp_path, kind):
+    path = tmp_path / "hosts.toml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match="not a regular file"):
+        read_hosts(path)

@@ -6,27 +6,47 @@ import gzip
 import io
 import json
 import os
+import random
 import tarfile
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import zstandard
 
-from hyperbuild.converter import oci, tar
-from hyperbuild.converter.convert import FORMATS, convert
-from hyperbuild.converter.errors import HyperbuildError
-from hyperbuild.converter.limits import Limits
-from hyperbuild.converter.progress import QUIET, Progress
-from hyperbuild.converter.reference import parse_reference
-from hyperbuild.converter.resolve import SourceImage
+from hyperbuild.converter import files, oci, tar
+from hyperbuild.converter.convert import FORMATS
+from hyperbuild.converter.errors import ContentError, HyperbuildError, VerificationError
+from hyperbuild.converter.progress import QUIET
+from hyperbuild.converter.proof import prove
+from hyperbuild.converter.reference import Reference, parse_reference
+from hyperbuild.converter.resolve import resolve
+from hyperbuild.converter.settings import RegistrySettings
+from hyperbuild.converter.source import open_source
+from hyperbuild.converter.store import Store
 from hyperbuild.converter.stream import LayerStream
+from hyperbuild.converter.tree import Inode
 from hyperbuild.converter.verify import verify_tree
 from hyperbuild.launcher.bundle import Bundle
 from hyperbuild.launcher.channel import ControlDecoder, StreamDecoder
+from tests.fuzz import hostile
+from tests.support.dice import Bytes, image, layer_tar
 from tests.support.layers import LAYER, E, d, f, h, layer, s
+from tests.support.memory import (
+    AMD64,
+    LIMITS,
+    MemorySource,
+    check_same,
+    converted,
+    image_of,
+    seen,
+)
+from tests.support.model import Model, RefusedError
 
 BLOCK = 512
-LIMITS = Limits(unpacked=64 << 20, file=16 << 20, entries=10_000, check_space=False)
 
 
 @dataclass(frozen=True)
@@ -36,25 +56,6 @@ class Target:
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
     is_tar: bool = False
-
-
-class _Memory:
-    is_verified = False
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:
-        raise NotImplementedError
-
-    def prefetch(self, layers: object, progress: Progress) -> None:
-        pass
-
-    def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
-        return io.BytesIO(self._content)  # type: ignore[return-value]
-
-    def close(self) -> None:
-        pass
 
 
 def check(target: Target, data: bytes) -> None:
@@ -101,33 +102,97 @@ def _layer(data: bytes) -> None:
         stream.finish()
 
 
-def _convert(data: bytes, rootfs_format: str) -> None:
-    digest = oci.digest_of(data)
-    platform = oci.Platform("linux", "amd64")
-    image = SourceImage(
-        parse_reference("oci:/fuzz"),
-        oci.Manifest(
-            b"",
-            oci.OCI_MANIFEST,
-            oci.Descriptor(oci.OCI_CONFIG, digest, 1),
-            (oci.Descriptor(LAYER, digest, len(data)),),
-            {},
-        ),
-        oci.ImageConfig(b"", platform, (oci.DiffID(digest),), {}, ""),
-        platform,
-    )
-    fd = os.memfd_create("fuzz")
-    try:
-        rootfs = convert(
-            image, _Memory(data), fd,
-            rootfs_format=FORMATS[rootfs_format], epoch=0, progress=QUIET, limits=LIMITS,
-        )  # fmt: skip
+def _convert(tar: bytes, rootfs_format: str) -> None:
+    with converted([tar], rootfs_format) as rootfs:
         try:
-            verify_tree(fd, rootfs.tree.root)
+            verify_tree(rootfs.fd, rootfs.tree.root)
+            prove(
+                image_of([tar]), MemorySource([tar]), rootfs.fd,
+                epoch=0, limits=LIMITS, progress=QUIET,
+            )  # fmt: skip
         except HyperbuildError as error:
             raise AssertionError(f"converted, but wrong: {error}") from error
+
+
+def _hostile(data: bytes) -> None:
+    tar = hostile.archive(Bytes(data))
+    for rootfs_format in FORMATS:
+        with suppress(HyperbuildError):
+            _convert(tar, rootfs_format)
+    _convert(tar, "erofs")
+
+
+def _merge(data: bytes) -> None:
+    choices = Bytes(data)
+    layers = image(choices)
+    tars = [layer_tar(choices, entries) for entries in layers]
+    model = Model()
+    try:
+        for entries in layers:
+            model.apply(entries)
+    except RefusedError:
+        model = None  # type: ignore[assignment]
+    for rootfs_format in FORMATS:
+        try:
+            with converted(tars, rootfs_format) as rootfs:
+                found = seen(rootfs.fd)
+        except ContentError:
+            assert model is None
+        else:
+            assert model is not None
+            check_same(found, model.tree)
+
+
+@cache
+def _readable(rootfs_format: str) -> tuple[bytes, list[int], Inode]:
+    """Return a good image, where its metadata are, and its tree."""
+    with converted([layer(*_ENTRIES)], rootfs_format) as rootfs:
+        content = os.pread(rootfs.fd, rootfs.size, 0)
+    words = range(0, len(content), 16)
+    places = [at for at in words if len(set(content[at : at + 16])) > 1]
+    return content, places, rootfs.tree.root
+
+
+def _reader(data: bytes, rootfs_format: str) -> None:
+    """Read a spoilt image: VerificationError is all that may come of it."""
+    good, places, root = _readable(rootfs_format)
+    spoilt = hostile.patched(Bytes(data), good, places)
+    fd = os.memfd_create("spoilt")
+    try:
+        files.write_all(fd, spoilt)
+        with suppress(VerificationError):
+            verify_tree(fd, root)
+        with suppress(VerificationError):
+            seen(fd)
     finally:
         os.close(fd)
+
+
+def _archive(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "a.tar"
+        path.write_bytes(data)
+        for transport in ("oci-archive", "docker-archive"):
+            with suppress(HyperbuildError):
+                _resolve(parse_reference(f"{transport}:{path}"), Store(Path(work) / "store"))
+
+
+def _resolve(reference: Reference, store: Store) -> None:
+    with open_source(reference, store=store, settings=RegistrySettings()) as source:
+        found = source.resolve(AMD64, QUIET)
+        for descriptor in found.manifest.layers:
+            source.open_layer(descriptor, QUIET).close()
+
+
+def _image(data: bytes) -> None:
+    offered, known = hostile.documents(Bytes(data))
+    descriptors = [oci.Descriptor.read(entry, "fuzz") for entry in offered]
+    resolve(
+        parse_reference("oci:fuzz"),
+        descriptors,
+        AMD64,
+        lambda wanted: known.get(wanted.digest, b""),
+    )
 
 
 def _reference(data: bytes) -> None:
@@ -178,6 +243,36 @@ _DOCUMENTS = (
     _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}},
 )
 
+#: Seeds for the targets that take their input as choices.
+_CHOICES = tuple(random.Random(seed).randbytes(300) for seed in range(8))
+
+
+def _saved() -> bytes:
+    buffer = io.BytesIO()
+    config = _OS | {"rootfs": {"diff_ids": [oci.digest_of(TARS[0])]}}
+    members = {
+        "manifest.json": [{"Config": "c.json", "RepoTags": ["x:y"], "Layers": ["l/layer.tar"]}],
+        "c.json": config,
+        "oci-layout": {"imageLayoutVersion": "1.0.0"},
+        "index.json": _DOCUMENTS[0],
+    }
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, document in members.items():
+            raw = json.dumps(document).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+        info = tarfile.TarInfo("l/layer.tar")
+        info.type, info.linkname = tarfile.SYMTYPE, "../real.tar"
+        archive.addfile(info)
+        info = tarfile.TarInfo("real.tar")
+        info.size = len(TARS[0])
+        archive.addfile(info, io.BytesIO(TARS[0]))
+    return buffer.getvalue()
+
+
+_ARCHIVES = (_saved(), gzip.compress(_saved()), TARS[0])
+
 TARGETS = {
     "tar": Target(_tar, TARS, is_tar=True),
     "stream": Target(
@@ -186,6 +281,12 @@ TARGETS = {
     ),
     "erofs": Target(lambda data: _convert(data, "erofs"), TARS, is_tar=True),
     "ext4": Target(lambda data: _convert(data, "ext4"), TARS, is_tar=True),
+    "hostile": Target(_hostile, _CHOICES),
+    "merge": Target(_merge, _CHOICES),
+    "read-erofs": Target(lambda data: _reader(data, "erofs"), _CHOICES),
+    "read-ext4": Target(lambda data: _reader(data, "ext4"), _CHOICES),
+    "archive": Target(_archive, _ARCHIVES, is_tar=True),
+    "image": Target(_image, _CHOICES),
     "reference": Target(
         _reference, (b"nginx", b"docker://h:5/a/b:t@" + _HEX.encode(), b"oci:d:t", b"oci-archive:f")
     ),
