@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from hyperbuild.converter import oci
-from tests.converter.conftest import IMPATIENT, Puller
+from hyperbuild.converter.convert import FORMATS, convert
+from hyperbuild.converter.progress import QUIET
+from hyperbuild.converter.reference import parse_reference
+from hyperbuild.converter.source import open_source
+from tests.converter.conftest import AMD64, IMPATIENT, Puller
 from tests.support.registry import (
     Answer,
 )
@@ -51,3 +56,18 @@ def stored_layers(puller: Puller, layout: Path) -> int:
 
 def flip(answer: Answer) -> None:
     answer.body = answer.body[:-1] + bytes([answer.body[-1] ^ 1])
+
+
+def convert_from(name: str, puller: Puller) -> int:
+    """Convert an image straight from where it is, and return the root file system's size."""
+    fd = os.memfd_create("rootfs")
+    try:
+        with open_source(
+            parse_reference(name), store=puller.store, settings=puller.settings
+        ) as source:
+            image = source.resolve(AMD64, QUIET)
+            return convert(
+                image, source, fd, rootfs_format=FORMATS["erofs"], epoch=0, progress=QUIET
+            ).size
+    finally:
+        os.close(fd)

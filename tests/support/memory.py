@@ -29,20 +29,22 @@ _KINDS |= {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 
 
 class MemorySource:
-    """An ImageSource of layer blobs by digest."""
+    """An ImageSource of layer blobs by digest; ``opened`` are the digests of those asked for."""
 
     def __init__(self, blobs: Sequence[bytes]) -> None:
         self._blobs = {oci.digest_of(blob): blob for blob in blobs}
+        self.opened: list[str] = []
 
     def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:
         raise NotImplementedError
 
-    is_verified = False
+    is_verified = True
 
     def prefetch(self, layers: object, progress: Progress) -> None:
         pass
 
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
+        self.opened.append(layer.digest)
         return io.BytesIO(self._blobs[layer.digest])  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ def image_of(tars: Sequence[bytes]) -> SourceImage:
 
 @contextmanager
 def converted(
-    tars: Sequence[bytes], rootfs_format: str, limits: Limits = LIMITS
+    tars: Sequence[bytes], rootfs_format: str, limits: Limits = LIMITS, *, aligns: bool = False
 ) -> Iterator[Rootfs]:
     """Convert layers of plain tars by the real ``convert``; its file is gone at the end."""
     fd = os.memfd_create("image")
@@ -77,6 +79,7 @@ def converted(
             epoch=0,
             progress=QUIET,
             limits=limits,
+            aligns=aligns,
         )
     finally:
         os.close(fd)
