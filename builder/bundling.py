@@ -40,7 +40,7 @@ KEY = "sh.hyper.bundle.key"
 #: How much of a digest is shown to people, and enough to name a bundle by.
 DIGEST_SHOWN = len("sha256:") + 12
 #: Raised when a bundle made of the same things would be another one.
-MAKER_VERSION = "1"
+MAKER_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,13 @@ def make_bundle(order: Order, fd: int) -> Bundle:
     )
     if order.verify:
         order.prove(fd)
-    process = resolve_process(image.config.config, rootfs, order.name)
-    if process.problem:
-        order.progress.warn(f"{order.name}: {process.problem}")
-    for finding in check_start(process, image.platform.architecture, rootfs):
+    process = check_start(
+        resolve_process(image.config.config, rootfs, order.name),
+        image.platform,
+        rootfs,
+        bootable=parts.kernel is not None,
+    )
+    for finding in process.findings:
         order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
     return Bundle(
         image=ImageInfo(
