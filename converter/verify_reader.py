@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import stat
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,9 @@ class ImageReader(ABC):
     def close(self) -> None:
         """Unmap the image."""
         self.image.release()
-        self._map.close()
+        # An error under way may hold views of the image; the map goes with the last of them.
+        with suppress(BufferError):
+            self._map.close()
 
     @abstractmethod
     def stat(self, nid: int) -> FileInfo:
