@@ -25,7 +25,7 @@ dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .tile b{display:block;font-size:22px;line-height:1.3;font-weight:600}
 .tile span{color:var(--soft);font-size:12px}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 18px}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:0 18px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th{font-weight:500;color:var(--soft);text-align:left;white-space:nowrap}
