@@ -6,7 +6,7 @@ VENV := .venv/bin
 IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := tar stream erofs ext4 reference documents bundle channel
+FUZZ_TARGETS := tar stream erofs ext4 rootfs reference documents bundle channel
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -9,12 +9,15 @@ import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import zstandard
 
+from hyperbuild.builder.lint import lint
 from hyperbuild.converter import oci, tar
 from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import HyperbuildError
+from hyperbuild.converter.examine import examine_rootfs
 from hyperbuild.converter.limits import Limits
 from hyperbuild.converter.progress import QUIET, Progress
 from hyperbuild.converter.reference import parse_reference
@@ -33,7 +36,7 @@ LIMITS = Limits(unpacked=64 << 20, file=16 << 20, entries=10_000, check_space=Fa
 class Target:
     """One entry point, and what its inputs begin from; tars have their checksums mended."""
 
-    run: Callable[[bytes], None]
+    run: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
     is_tar: bool = False
 
@@ -99,7 +102,8 @@ def _layer(data: bytes) -> None:
         stream.finish()
 
 
-def _convert(data: bytes, rootfs_format: str) -> None:
+def _convert(data: bytes, rootfs_format: str) -> bytes:
+    """Convert the layer data, verify the image and return its first 64 KiB."""
     digest = oci.digest_of(data)
     platform = oci.Platform("linux", "amd64")
     image = SourceImage(
@@ -124,8 +128,21 @@ def _convert(data: bytes, rootfs_format: str) -> None:
             verify_tree(fd, rootfs.tree.root)
         except HyperbuildError as error:
             raise AssertionError(f"converted, but wrong: {error}") from error
+        return os.pread(fd, 1 << 16, 0)
     finally:
         os.close(fd)
+
+
+def _rootfs(data: bytes) -> None:
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        os.ftruncate(fd, max(len(data), 8 << 20))
+        found = examine_rootfs(Path(f"/proc/self/fd/{fd}"))
+    finally:
+        os.close(fd)
+    assert (found.contents is None) == bool(found.defect)
+    lint(found, None, None)
 
 
 def _reference(data: bytes) -> None:
@@ -136,7 +153,9 @@ def _reference(data: bytes) -> None:
 def _documents(data: bytes) -> None:
     for kind in (oci.Index, oci.Manifest, oci.ImageConfig):
         try:
-            kind.read(data, "fuzz")
+            document = kind.read(data, "fuzz")
+            if isinstance(document, oci.ImageConfig):
+                document.created_by()
         except HyperbuildError as error:
             str(error).encode()
 
@@ -173,7 +192,7 @@ _OS = {"os": "linux", "architecture": "amd64"}
 _DOCUMENTS = (
     {"schemaVersion": 2, "manifests": [_DESCRIPTOR | {"platform": _OS}]},
     {"schemaVersion": 2, "config": _DESCRIPTOR, "layers": [_DESCRIPTOR]},
-    _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}},
+    _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}, "history": [{}]},
 )
 
 TARGETS = {
@@ -184,11 +203,12 @@ TARGETS = {
     ),
     "erofs": Target(lambda data: _convert(data, "erofs"), TARS, is_tar=True),
     "ext4": Target(lambda data: _convert(data, "ext4"), TARS, is_tar=True),
+    "rootfs": Target(_rootfs, tuple(_convert(TARS[0], name) for name in FORMATS)),
     "reference": Target(
         _reference, (b"nginx", b"docker://h:5/a/b:t@" + _HEX.encode(), b"oci:d:t", b"oci-archive:f")
     ),
     "documents": Target(_documents, tuple(json.dumps(x).encode() for x in _DOCUMENTS)),
-    "bundle": Target(_bundle, (b'{"schemaVersion": 1, "image": {"reference": "\\ud800"}}',)),
+    "bundle": Target(_bundle, (b'{"schemaVersion": 2, "image": {"reference": "\\ud800"}}',)),
     "channel": Target(
         _channel,
         (
