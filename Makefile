@@ -6,7 +6,7 @@ VENV := .venv/bin
 IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive image \
+FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive image rootfs \
   reference documents bundle channel
 
 .DEFAULT_GOAL := help

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import InputError, NotFoundError, UnavailableError
-from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
+from hyperbuild.builder.locating import find_stored, is_finished, open_finished
+from hyperbuild.converter.errors import InputError, UnavailableError
 from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
@@ -21,7 +20,10 @@ from hyperbuild.launcher.timeline import process_start
 from hyperbuild.launcher.vm import Streams, run_vm
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hyperbuild.builder.context import Context
+    from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.timeline import Timeline
 
 
@@ -87,18 +89,12 @@ def _machine_options(context: Context, options: BootOptions) -> MachineOptions:
 
 def _find(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
-    directory = Path(options.image)
-    if (directory / BUNDLE_NAME).exists() or options.image.startswith(("/", "./", "../")):
+    if is_finished(options.image):
         _refuse_image_options(options)
-        return open_directory(directory)
-    if options.image.startswith("sha256:"):
-        _refuse_image_options(options)
-        from hyperbuild.builder.bundling import find_bundle
-
-        return find_bundle(context.store(), options.image).files
+        return open_finished(context, options.image)
     if options.pull == "missing" and not options.kernel_file and not options.platform_text:
-        found = _stored(context, options.image)
-        if found:
+        found = find_stored(context, options.image)
+        if found and found.kernel:
             return found
     from hyperbuild.builder.converting import Request, stored_bundle
 
@@ -122,24 +118,6 @@ def _refuse_image_options(options: BootOptions) -> None:
                 f"{name} is for images, and {options.image} is a finished bundle; "
                 "drop it or convert the image with it"
             )
-
-
-def _stored(context: Context, image: str) -> BundleFiles | None:
-    """Return the bootable bundle of a registry's image if the store has one, as docker run does.
-
-    What lies in files is looked at each time: that costs nothing, and files change.
-    """
-    from hyperbuild.builder.bundling import find_bundle
-    from hyperbuild.converter.reference import parse_reference
-
-    reference = parse_reference(image)
-    if reference.path is not None:
-        return None
-    try:
-        files = find_bundle(context.store(), str(reference)).files
-    except NotFoundError:
-        return None
-    return files if files.kernel else None
 
 
 def _summary(timeline: Timeline) -> str:

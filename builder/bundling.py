@@ -146,10 +146,13 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
     )
     if order.verify:
         order.prove(fd)
-    process = resolve_process(image.config.config, rootfs, order.name)
-    if process.problem:
-        order.progress.warn(f"{order.name}: {process.problem}")
-    for finding in check_start(process, image.platform.architecture, rootfs):
+    process = check_start(
+        resolve_process(image.config.config, rootfs, order.name),
+        image.platform,
+        rootfs,
+        bootable=parts.kernel is not None,
+    )
+    for finding in process.findings:
         order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
     bundle = Bundle(
         image=ImageInfo(

@@ -17,7 +17,7 @@ import click
 
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import Context, read_context
-from hyperbuild.builder.limiting import limit_options, read_limits
+from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.converter.errors import HyperbuildError, InputError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @_platform
 @_authfile
 @limit_options
+@space_option
 @_pass_context
 def convert(
     context: Context,
@@ -254,6 +255,51 @@ def boot(context: Context, /, **options: Any) -> int:
     from hyperbuild.builder.booting import BootOptions, boot_image
 
     return boot_image(context, BootOptions(**options))
+
+
+@cli.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as a JSON object.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Also draw it as one page that needs nothing else.",
+)  # fmt: skip
+@click.option(
+    "--top", type=click.IntRange(0, 1000), default=10, show_default=True, metavar="N",
+    help="How many of the biggest files are listed.",
+)  # fmt: skip
+@_platform
+@_authfile
+@limit_options
+@_pass_context
+def inspect(
+    context: Context,
+    /,
+    *,
+    name: str,
+    as_json: bool,
+    html: Path | None,
+    top: int,
+    platform_text: str | None,
+    authfile: Path | None,
+    **limits: Any,
+) -> None:
+    """Show what IMAGE or BUNDLE is made of: layers, what they waste, big files, DAX.
+
+    A BUNDLE is a directory of `convert -o`, or the digest or name of one in the store. An IMAGE is
+    read, layer by layer, and nothing is written but what a registry sends.
+    """
+    from hyperbuild.builder.inspecting import InspectOptions, inspect_name
+    from hyperbuild.builder.report_html import write_page
+    from hyperbuild.builder.report_text import inspection_as_json, inspection_as_text
+
+    found = inspect_name(
+        context, InspectOptions(name, platform_text, authfile, read_limits(limits))
+    )
+    if html:
+        write_page(html, found, top)
+        context.console.say(f"{html} is written")
+    click.echo(inspection_as_json(found, top) if as_json else inspection_as_text(found, top))
 
 
 @cli.command()

@@ -44,11 +44,14 @@ _OPTIONS = (
 )
 
 
+#: For commands that write what the layers unpack to.
+space_option = click.option(
+    "--no-space-check", is_flag=True, help="Don't compare free disk space with the layers."
+)
+
+
 def limit_options(command: _Command) -> _Command:
     """Add an option for each limit; ``read_limits`` makes Limits of their values."""
-    command = click.option(
-        "--no-space-check", is_flag=True, help="Don't compare free disk space with the layers."
-    )(command)
     for name, kind, metavar, text in reversed(_OPTIONS):
         default = getattr(DEFAULT_LIMITS, name)
         shown = shown_size(default) if metavar == "SIZE" else str(default)
@@ -60,6 +63,6 @@ def limit_options(command: _Command) -> _Command:
 
 
 def read_limits(options: dict[str, Any]) -> Limits:
-    """Make Limits of what the options of ``limit_options`` gave."""
+    """Make Limits of what ``limit_options`` and ``space_option``, if it is there, gave."""
     chosen = {name: options[f"max_{name}"] for name, *_ in _OPTIONS}
-    return Limits(**chosen, check_space=not options["no_space_check"])
+    return Limits(**chosen, check_space=not options.get("no_space_check"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import NotFoundError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hyperbuild.builder.context import Context
     from hyperbuild.initramfs.build import Initramfs
     from hyperbuild.kernel.build import Kernel
+    from hyperbuild.launcher.bundle import KernelInfo
 
 
 def make_kernel(
@@ -76,3 +78,21 @@ def make_initramfs(context: Context) -> Initramfs:
     from hyperbuild.initramfs.build import build_initramfs
 
     return build_initramfs(context.cache, progress=context.console)
+
+
+def built_in_options(context: Context, kernel: KernelInfo) -> frozenset[str] | None:
+    """Return the names of what is built into a bundle's kernel, "EROFS_FS" for one.
+
+    None if the cache has no such kernel, whose .config would tell.
+    """
+    from hyperbuild.kernel.build import cached_kernels
+
+    for cached in cached_kernels(context.cache):
+        if cached.digest == kernel.digest and cached.config.is_file():
+            raw = cached.config.read_bytes()
+            if f"sha256:{hashlib.sha256(raw).hexdigest()}" == kernel.config_digest:
+                found = re.findall(
+                    r"^CONFIG_(\w+)=y$", raw.decode("ascii", "replace"), re.MULTILINE
+                )
+                return frozenset(found)
+    return None

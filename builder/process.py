@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.users import Account, resolve_user
 from hyperbuild.converter.errors import ContentError, NotFoundError
-from hyperbuild.launcher.bundle import Process, Signal, User
+from hyperbuild.launcher.bundle import Finding, Process, Signal, User
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +26,10 @@ _SIGNAL_NAME_LIMIT = 32
 def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Process:
     """Return the process of an image's config object; where names the image in errors.
 
-    What keeps it from starting is its ``problem``. ContentError for a config of wrong types.
+    A USER that is not there is among its ``findings``. ContentError for a config of wrong types.
     """
     fields = _Config(config, where)
-    problem = ""
+    findings: tuple[Finding, ...] = ()
     try:
         account = resolve_user(
             fields.text("User"),
@@ -37,7 +37,7 @@ def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Pr
             rootfs.read_file(b"etc/group", _DATABASE_LIMIT) or b"",
         )
     except NotFoundError as error:
-        account, problem = Account(User(), "/"), str(error)
+        account, findings = Account(User(), "/"), (Finding("user", str(error), 125),)
     entrypoint = fields.texts("Entrypoint")
     return Process(
         args=entrypoint + fields.texts("Cmd"),
@@ -51,7 +51,7 @@ def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Pr
         exposed_ports=tuple(sorted(fields.object("ExposedPorts"))),
         volumes=tuple(sorted(fields.object("Volumes"))),
         labels={key: str(value) for key, value in fields.object("Labels").items()},
-        problem=problem,
+        findings=findings,
     )
 
 

@@ -9,18 +9,26 @@ from hyperbuild.builder.bundling import DIGEST_SHOWN
 from hyperbuild.converter.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from hyperbuild.builder.bundling import StoredBundle
     from hyperbuild.kernel.build import Kernel
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align rows under header in columns two spaces apart, as docker's lists are."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
+) -> str:
+    """Align rows under header in columns two spaces apart, as docker's lists are.
+
+    The columns whose numbers are in right are flush right.
+    """
     lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 

@@ -46,10 +46,7 @@ def resolve_user(spec: str, passwd: bytes, group: bytes) -> Account:
     else:
         number = _number(user_text)
         if number is None:
-            raise NotFoundError(
-                f"USER {printable(spec)!r} is not in the image's /etc/passwd; "
-                "use its number or add it to the image"
-            )
+            raise NotFoundError(f"USER {printable(spec)!r} is not in the image's /etc/passwd")
         name, uid, gid, home = "", number, 0, "/"
     if group_text:
         return Account(User(uid, _group(group_text, group, spec)), home)
@@ -64,8 +61,7 @@ def _group(text: str, group: bytes, spec: str) -> int:
     number = _number(text)
     if number is None:
         raise NotFoundError(
-            f"the group of USER {printable(spec)!r} is not in the image's /etc/group; "
-            "use its number or add it to the image"
+            f"the group of USER {printable(spec)!r} is not in the image's /etc/group"
         )
     return number
 

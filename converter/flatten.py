@@ -16,14 +16,11 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.arrival import Arriving
-from hyperbuild.converter.errors import ContentError
 from hyperbuild.converter.extents import ExtentWriter
-from hyperbuild.converter.layer import read_layer
 from hyperbuild.converter.layer_cache import LayerKey
-from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, LimitError, Limits, check_space
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, Limits, check_space
+from hyperbuild.converter.reading import read_from
 from hyperbuild.converter.reuse import Reuse
-from hyperbuild.converter.stream import LayerStream
 from hyperbuild.converter.tree import NO_BLOCK, Tree, walk
 
 if TYPE_CHECKING:
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from hyperbuild.converter.files import Identity
     from hyperbuild.converter.layer import Choice
     from hyperbuild.converter.layer_cache import LayerCache
-    from hyperbuild.converter.oci import Descriptor, DiffID
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.tree import Inode, LayerIndex
@@ -124,35 +120,16 @@ class Flattener:
                 first_sum = len(extents.sums)
                 index = reuse.take(layer, diff_id, choice, extents, number, budget)
                 if index is None:
-                    index = self._read_layer(layer, diff_id, choice, extents, number, budget)
+                    index = read_from(
+                        self.source, self.image, (layer, diff_id), choice, extents,
+                        progress=self.progress, first_entry=number, budget=budget,
+                    )  # fmt: skip
                 number += len(index.entries)
                 sums = extents.sums[first_sum:]
                 found.append(FlatLayer(LayerKey.of(layer, diff_id), index, sums))
                 done(index)
                 task.advance(layer.size)
         return found
-
-    def _read_layer(
-        self,
-        layer: Descriptor,
-        diff_id: DiffID,
-        choice: Choice,
-        extents: ExtentWriter,
-        number: int,
-        budget: Budget | None,
-    ) -> LayerIndex:
-        with self.source.open_layer(layer, self.progress) as raw:
-            try:
-                with LayerStream(
-                    raw, layer, diff_id,
-                    before_reuse=extents.flush, where=self.image.where(layer), budget=budget,
-                ) as stream:  # fmt: skip
-                    return read_layer(stream, choice, extents, first_entry=number, budget=budget)
-            except ContentError as error:
-                # Of a blob that arrives damaged, that it is damaged is what needs telling.
-                if isinstance(raw, Arriving) and not isinstance(error, LimitError):
-                    raw.verify()
-                raise
 
     def _write_again(self, winners: dict[int, Inode]) -> tuple[ExtentWriter, list[FlatLayer]]:
         os.ftruncate(self.fd, 0)

@@ -223,6 +223,17 @@ class ImageConfig:
         """The config's own digest, which is the image's ImageID."""
         return digest_of(self.raw)
 
+    def created_by(self) -> tuple[str, ...]:
+        """Return what made each layer, from the base up; "" where the history does not tell.
+
+        The history (optional, as its fields are) is matched only if it is of as many layers.
+        """
+        history = json.loads(self.raw).get("history")
+        steps = history if isinstance(history, list) else []
+        steps = [step if isinstance(step, dict) else {} for step in steps]
+        made = [str(step.get("created_by") or "") for step in steps if not step.get("empty_layer")]
+        return tuple(made) if len(made) == len(self.diff_ids) else ("",) * len(self.diff_ids)
+
     @classmethod
     def read(cls, raw: bytes, where: str) -> ImageConfig:
         """Parse raw; ContentError if it is no image config."""

@@ -11,8 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.convert import default_epoch
-from hyperbuild.converter.layer import read_layer
-from hyperbuild.converter.stream import LayerStream
+from hyperbuild.converter.reading import read_from
 from hyperbuild.converter.tree import Tree
 from hyperbuild.converter.verify import verify_contents
 
@@ -44,15 +43,9 @@ def prove(
     contents = _Digests()
     source.prefetch((layer for layer, _ in layers), progress)
     with progress.task("verify", sum(layer.size for layer, _ in layers)) as task:
-        for layer, diff_id in layers:
-            with (
-                source.open_layer(layer, progress) as raw,
-                LayerStream(
-                    raw, layer, diff_id, before_reuse=contents.flush, where=image.where(layer)
-                ) as stream,
-            ):
-                tree.apply(read_layer(stream, _all, contents, first_entry=0))
-            task.advance(layer.size)
+        for layer in layers:
+            tree.apply(read_from(source, image, layer, _all, contents, progress=progress))
+            task.advance(layer[0].size)
         verify_contents(fd, tree.root, contents.digests)
 
 

@@ -128,7 +128,7 @@ class Reuse:
         if any(block == NO_BLOCK for _, block, _ in kept):
             return None
         if budget:
-            _count(budget, index, layer.size)
+            count_known(budget, index, layer.size)
         for inode, block, content in kept:
             inode.block = extents.append_range(donor.fd, block * BLOCK_SIZE, inode.size, content)
         extents.flush()
@@ -153,8 +153,8 @@ def _kept(index: LayerIndex, donor: Donor, choice: Choice) -> Iterator[tuple[Ino
             yield inode, block, content
 
 
-def _count(budget: Budget, index: LayerIndex, packed: int) -> None:
-    """Count what reading the layer, of packed compressed bytes, would have counted."""
+def count_known(budget: Budget, index: LayerIndex, packed: int) -> None:
+    """Count what reading a layer of packed compressed bytes would have counted; LimitError."""
     budget.stream(index.where, index.unpacked, index.unpacked, packed)
     budget.holes(index.where, index.holes)
     for entry in index.entries:

@@ -115,6 +115,8 @@ def _compare(
     )  # fmt: skip
     right = seen == meant
     if stat.S_ISREG(info.mode):
+        if any(start % 4096 for start, _ in info.runs):
+            raise VerificationError(f"{printable(path)!r} is inlined, and DAX cannot map it")
         right = right and info.size == inode.size and has_data(info, inode)
     elif stat.S_ISLNK(info.mode):
         right = right and info.size == len(inode.target)

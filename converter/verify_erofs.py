@@ -72,17 +72,13 @@ class ErofsReader(ImageReader):
             if is_device
             else (0, 0),
             xattrs=self._xattrs(at + 64, tail),
-            runs=self._runs(nid, mode, size, word * 4096, tail if layout == 5 else 0),
+            runs=self._runs(nid, size, word * 4096, tail if layout == 5 else 0),
         )
 
-    def _runs(
-        self, nid: int, mode: int, size: int, start: int, tail: int
-    ) -> tuple[tuple[int, int], ...]:
+    def _runs(self, nid: int, size: int, start: int, tail: int) -> tuple[tuple[int, int], ...]:
         """Return the full blocks at start, and the inlined rest at tail (0: there is none)."""
         if not tail:
             return ((start, size),) if size else ()
-        if stat.S_ISREG(mode):
-            raise VerificationError(f"inode {nid} is an inlined file, which DAX cannot map")
         rest = size % 4096
         if tail // 4096 != (tail + rest - 1) // 4096:
             raise VerificationError(f"the tail of inode {nid} crosses a block")

@@ -1,15 +1,18 @@
-"""What a bundle is, and its document bundle.json (schema version 1).
+"""What a bundle is, and its document bundle.json (schema version 2).
 
-{"schemaVersion": 1,
+{"schemaVersion": 2,
  "image":       {"reference", "manifestDigest", "configDigest", "platform"},
  "config":      the image config's ``config`` object, verbatim,
  "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
                  "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
-                 "labels", "problem"},
+                 "labels", "findings": [{"name", "text", "status"}, …]},
  "rootfs":      {"format", "size", "digest", "diffIds"},
  "kernel":      {"version", "digest", "configDigest"} or null,
  "initramfs":   {"digest"} or null,
  "commandLine": [word, …]}
+
+Version 1, which is read too, had a text "problem" (of the user, empty if there was none) where
+version 2 has findings.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from hyperbuild.converter.oci import check_digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: File system formats that hyperstart mounts as the root.
 ROOTFS_FORMATS = ("erofs", "ext4")
 
 _ID_LIMIT = 2**32 - 1
+#: The statuses of docker for a container that was not started.
+_STATUSES = (125, 126, 127)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,26 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What keeps the application from starting in a VM, seen when its image was converted.
+
+    ``name`` is "command", "machine", "loader" or "library", which are about the command, or
+    "workdir" or "user"; ``status`` is docker's for it: 127 not found, 126 not executable, 125.
+    """
+
+    name: str
+    text: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """The application, resolved for boot from the image's config and its own user database.
 
     ``args`` is Entrypoint followed by Cmd; ``entrypoint`` is that beginning of it which stays when
     the user gives other arguments. ``env`` holds "NAME=value"; ``home`` is the user's home
-    directory; ``exposed_ports`` read "80/tcp"; ``healthcheck`` is the config's object. ``problem``
-    says why no VM can start it (an unknown USER, say); it is empty if one can.
+    directory; ``exposed_ports`` read "80/tcp"; ``healthcheck`` is the config's object.
+    ``findings`` say why no VM can start it (an unknown USER, say).
     """
 
     args: tuple[str, ...]
@@ -70,7 +88,7 @@ class Process:
     exposed_ports: tuple[str, ...]
     volumes: tuple[str, ...]
     labels: Mapping[str, str]
-    problem: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +148,7 @@ class Bundle:
             raise ContentError(
                 f"{where}: not valid JSON; make the bundle again with hyperbuild convert"
             ) from error
-        _check_version(data, where)
-        return _bundle(_Fields(data, where))
+        return _bundle(_Fields(data, where), _version(data, where))
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:
@@ -177,17 +194,21 @@ def _process_document(process: Process) -> dict[str, Any]:
         "exposedPorts": list(process.exposed_ports),
         "volumes": list(process.volumes),
         "labels": dict(process.labels),
-        "problem": process.problem,
+        "findings": [
+            {"name": finding.name, "text": finding.text, "status": finding.status}
+            for finding in process.findings
+        ],
     }
 
 
-def _check_version(data: object, where: str) -> None:
+def _version(data: object, where: str) -> int:
     version = data.get("schemaVersion") if isinstance(data, dict) else None
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ContentError(
-            f"{where}: schemaVersion {printable(repr(version))} is not {SCHEMA_VERSION}; "
+            f"{where}: schemaVersion {printable(repr(version))} is not 1 to {SCHEMA_VERSION}; "
             "make the bundle again with hyperbuild convert"
         )
+    return version
 
 
 class _Fields:
@@ -255,12 +276,12 @@ def _number(value: object, limit: int, where: str) -> int:
     return value
 
 
-def _bundle(fields: _Fields) -> Bundle:
+def _bundle(fields: _Fields, version: int) -> Bundle:
     fields.take("schemaVersion")
     bundle = Bundle(
         image=_image(fields.inner("image")),
         config=fields.object("config"),
-        process=_process(fields.inner("process")),
+        process=_process(fields.inner("process"), version),
         rootfs=_rootfs(fields.inner("rootfs")),
         kernel=_kernel(fields.optional("kernel")),
         initramfs=_initramfs(fields.optional("initramfs")),
@@ -289,7 +310,7 @@ def _image(fields: _Fields) -> ImageInfo:
     return image
 
 
-def _process(fields: _Fields) -> Process:
+def _process(fields: _Fields, version: int) -> Process:
     labels = fields.object("labels")
     if not all(isinstance(value, str) for value in labels.values()):
         raise ContentError(f"{fields.where('labels')} has a value that is not a string")
@@ -308,10 +329,27 @@ def _process(fields: _Fields) -> Process:
         exposed_ports=fields.texts("exposedPorts"),
         volumes=fields.texts("volumes"),
         labels=labels,
-        problem=fields.text("problem"),
+        findings=_problem(fields.text("problem")) if version == 1 else _findings(fields),
     )
     fields.end()
     return process
+
+
+def _problem(text: str) -> tuple[Finding, ...]:
+    return (Finding("user", text, 125),) if text else ()
+
+
+def _findings(fields: _Fields) -> tuple[Finding, ...]:
+    where = fields.where("findings")
+    return tuple(_finding(_Fields(item, where)) for item in fields.array("findings"))
+
+
+def _finding(fields: _Fields) -> Finding:
+    finding = Finding(fields.text("name"), fields.text("text"), fields.take("status"))
+    if type(finding.status) is not int or finding.status not in _STATUSES:
+        raise ContentError(f"{fields.where('status')} is not one of {_STATUSES}")
+    fields.end()
+    return finding
 
 
 def _user(fields: _Fields) -> User:

@@ -19,7 +19,7 @@ class BootError(HyperbuildError):
 
 
 class LaunchError(BootError):
-    """The guest could not start the application.
+    """The guest could not start the application, or could not have.
 
     ``exit_status`` is 125 (hyperstart failed), 126 (not executable) or 127 (not found).
     """

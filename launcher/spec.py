@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
-from hyperbuild.launcher.errors import BootError
+from hyperbuild.launcher.errors import LaunchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hyperbuild.launcher.bundle import Bundle, Process
+    from hyperbuild.launcher.bundle import Bundle, Finding, Process
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
 
 #: What docker puts into the environment of an image that says nothing of PATH.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: The findings that another command may not have, and the variables that may undo them.
+_ABOUT_COMMAND = ("command", "machine", "loader", "library")
+_SEARCHED = ("PATH", "LD_LIBRARY_PATH")
 
 
 def spec_files(
@@ -28,12 +32,11 @@ def spec_files(
 ) -> dict[str, bytes]:
     """Return the boot spec: file name -> content.
 
-    clock is in nanoseconds since the epoch, seed is random. BootError: the bundle says that its
+    clock is in nanoseconds since the epoch, seed is random. LaunchError: the bundle says that its
     process can't be started; InputError: there is nothing to run, or a value can't be passed on.
     """
     process = bundle.process
-    if process.problem:
-        raise BootError(process.problem)
+    _refuse(process, options)
     user = process.user
     return {
         "argv": _strings(arguments(process, options.args), "argument"),
@@ -50,6 +53,21 @@ def spec_files(
         "clock": str(clock).encode(),
         "seed": seed,
     }
+
+
+def _refuse(process: Process, options: MachineOptions) -> None:
+    """Raise LaunchError for what the bundle says of its process, unless options change that."""
+    replaced = arguments(process, options.args)[0] != next(iter(process.args), "")
+    searched = any(text.partition("=")[0] in _SEARCHED for text in options.env)
+
+    def holds(finding: Finding) -> bool:
+        return finding.name not in _ABOUT_COMMAND or not (replaced or searched)
+
+    finding = next(filter(holds, process.findings), None)
+    if finding:
+        replaceable = finding.name in _ABOUT_COMMAND and not process.entrypoint
+        remedy = "correct the image" + " or give another command" * replaceable
+        raise LaunchError(f"{finding.name}: {finding.text}; {remedy}", status=finding.status)
 
 
 def arguments(process: Process, args: tuple[str, ...]) -> tuple[str, ...]:

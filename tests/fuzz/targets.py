@@ -17,9 +17,11 @@ from pathlib import Path
 
 import zstandard
 
+from hyperbuild.builder.lint import lint
 from hyperbuild.converter import files, oci, tar
 from hyperbuild.converter.convert import FORMATS
 from hyperbuild.converter.errors import ContentError, HyperbuildError, VerificationError
+from hyperbuild.converter.examine import examine_rootfs
 from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.proof import prove
 from hyperbuild.converter.reference import Reference, parse_reference
@@ -53,7 +55,7 @@ BLOCK = 512
 class Target:
     """One entry point, and what its inputs begin from; tars have their checksums mended."""
 
-    run: Callable[[bytes], None]
+    run: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
     is_tar: bool = False
 
@@ -195,6 +197,18 @@ def _image(data: bytes) -> None:
     )
 
 
+def _rootfs(data: bytes) -> None:
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        os.ftruncate(fd, max(len(data), 8 << 20))
+        found = examine_rootfs(Path(f"/proc/self/fd/{fd}"))
+    finally:
+        os.close(fd)
+    assert (found.contents is None) == bool(found.defect)
+    lint(found, None, None)
+
+
 def _reference(data: bytes) -> None:
     parsed = parse_reference(data.decode("utf-8", "surrogateescape"))
     assert parse_reference(str(parsed)) == parsed
@@ -203,7 +217,9 @@ def _reference(data: bytes) -> None:
 def _documents(data: bytes) -> None:
     for kind in (oci.Index, oci.Manifest, oci.ImageConfig):
         try:
-            kind.read(data, "fuzz")
+            document = kind.read(data, "fuzz")
+            if isinstance(document, oci.ImageConfig):
+                document.created_by()
         except HyperbuildError as error:
             str(error).encode()
 
@@ -240,7 +256,7 @@ _OS = {"os": "linux", "architecture": "amd64"}
 _DOCUMENTS = (
     {"schemaVersion": 2, "manifests": [_DESCRIPTOR | {"platform": _OS}]},
     {"schemaVersion": 2, "config": _DESCRIPTOR, "layers": [_DESCRIPTOR]},
-    _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}},
+    _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}, "history": [{}]},
 )
 
 #: Seeds for the targets that take their input as choices.
@@ -287,11 +303,12 @@ TARGETS = {
     "read-ext4": Target(lambda data: _reader(data, "ext4"), _CHOICES),
     "archive": Target(_archive, _ARCHIVES, is_tar=True),
     "image": Target(_image, _CHOICES),
+    "rootfs": Target(_rootfs, tuple(_readable(name)[0][: 1 << 16] for name in FORMATS)),
     "reference": Target(
         _reference, (b"nginx", b"docker://h:5/a/b:t@" + _HEX.encode(), b"oci:d:t", b"oci-archive:f")
     ),
     "documents": Target(_documents, tuple(json.dumps(x).encode() for x in _DOCUMENTS)),
-    "bundle": Target(_bundle, (b'{"schemaVersion": 1, "image": {"reference": "\\ud800"}}',)),
+    "bundle": Target(_bundle, (b'{"schemaVersion": 2, "image": {"reference": "\\ud800"}}',)),
     "channel": Target(
         _channel,
         (

@@ -14,6 +14,7 @@ from hyperbuild.converter.errors import ContentError, InputError, VerificationEr
 from hyperbuild.converter.oci import digest_of
 from hyperbuild.launcher.bundle import (
     Bundle,
+    Finding,
     ImageInfo,
     KernelInfo,
     Process,
@@ -45,6 +46,7 @@ BUNDLE = Bundle(
         exposed_ports=("80/tcp",),
         volumes=("/data",),
         labels={"a": "b"},
+        findings=(Finding("command", "the command /entry is not in the image", 127),),
     ),
     rootfs=RootfsInfo("erofs", len(ROOTFS), digest_of(ROOTFS), (digest_of(b"l"),)),
     kernel=KernelInfo("6.1.192", digest_of(KERNEL), digest_of(b"config")),
@@ -65,6 +67,17 @@ def test_a_bundle_is_read_back_as_written() -> None:
 def test_a_bundle_without_kernel_is_read_back() -> None:
     bare = Bundle(BUNDLE.image, {}, BUNDLE.process, BUNDLE.rootfs)
     assert Bundle.from_json(bare.to_json(), "x") == bare
+
+
+def test_a_document_of_version_1_is_read() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["schemaVersion"] = 1
+    del document["process"]["findings"]
+    document["process"]["problem"] = "USER 'x' is unknown"
+    old = Bundle.from_json(json.dumps(document).encode(), "x")
+    assert old.process.findings == (Finding("user", "USER 'x' is unknown", 125),)
+    document["process"]["problem"] = ""
+    assert Bundle.from_json(json.dumps(document).encode(), "x").process.findings == ()
 
 
 def paths(data: object, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -103,7 +116,9 @@ def test_every_member_is_needed_known_and_typed(path: tuple[str, ...], change: s
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("schemaVersion",), 2),
+        (("schemaVersion",), 0),
+        (("schemaVersion",), 1),
+        (("schemaVersion",), 3),
         (("schemaVersion",), True),
         (("rootfs", "format"), "squashfs"),
         (("rootfs", "size"), -1),
@@ -112,6 +127,10 @@ def test_every_member_is_needed_known_and_typed(path: tuple[str, ...], change: s
         (("process", "user", "groups"), [True]),
         (("process", "stopSignal", "number"), 65),
         (("process", "args"), [1]),
+        (("process", "findings"), ["command"]),
+        (("process", "findings"), [{"name": "command", "text": "no"}]),
+        (("process", "findings"), [{"name": "command", "text": "no", "status": 0}]),
+        (("process", "findings"), [{"name": "command", "text": "no", "status": 127, "x": 1}]),
         (("process", "labels"), {"a": 1}),
         (("kernel",), []),
     ],

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hyperbuild.converter.errors import InputError
-from hyperbuild.launcher.bundle import User
-from hyperbuild.launcher.errors import BootError
+from hyperbuild.launcher.bundle import Finding, User
+from hyperbuild.launcher.errors import LaunchError
 from hyperbuild.launcher.machine import Accel, MachineOptions, build_machine
 from hyperbuild.launcher.spec import arguments, environment, spec_files
 from tests.launcher.support import make_files, make_process
@@ -97,7 +97,6 @@ def test_bytes_of_the_command_line_stay_bytes() -> None:
         ({"cwd": "relative"}, InputError, "not an absolute path"),
         ({"cwd": "/a\nb"}, InputError, "not an absolute path"),
         ({"cwd": ""}, InputError, "not an absolute path"),
-        ({"problem": "user nobody9 is unknown"}, BootError, "nobody9"),
     ],
 )
 def test_what_cannot_be_run_is_refused(
@@ -105,3 +104,36 @@ def test_what_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         spec(**process)
+
+
+@pytest.mark.parametrize("name", ["command", "machine", "loader", "library", "workdir", "user"])
+def test_what_was_found_at_convert_time_is_refused_before_anything_starts(name: str) -> None:
+    with pytest.raises(LaunchError, match=f"{name}: it is so; correct the image") as caught:
+        spec(findings=(Finding(name, "it is so", 126),))
+    assert caught.value.exit_status == 126
+
+
+@pytest.mark.parametrize(
+    ("name", "entrypoint", "options", "is_refused"),
+    [
+        ("command", (), {"args": ("/other",)}, False),
+        ("library", (), {"args": ("/other",)}, False),
+        ("command", (), {"args": ("/entry", "again")}, True),
+        ("command", ("/entry",), {"args": ("/other",)}, True),
+        ("workdir", (), {"args": ("/other",)}, True),
+        ("user", (), {"args": ("/other",)}, True),
+        ("command", ("/entry",), {"env": ("PATH=/opt",)}, False),
+        ("library", ("/entry",), {"env": ("LD_LIBRARY_PATH=/opt",)}, False),
+        ("user", ("/entry",), {"env": ("PATH=/opt",)}, True),
+        ("command", ("/entry",), {"env": ("PATHS=/opt",)}, True),
+    ],
+)
+def test_a_finding_about_a_command_that_the_user_replaced_is_none(
+    name: str, entrypoint: tuple[str, ...], options: dict[str, Any], is_refused: bool
+) -> None:
+    process = {"findings": (Finding(name, "it is so", 126),), "entrypoint": entrypoint}
+    if is_refused:
+        with pytest.raises(LaunchError):
+            spec(MachineOptions(**options), **process)
+    else:
+        assert spec(MachineOptions(**options), **process)["argv"]

@@ -1,0 +1,43 @@
+"""Which bundle a name means: a directory, a digest, or an image that the store has converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import NotFoundError
+from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
+
+if TYPE_CHECKING:
+    from hyperbuild.builder.context import Context
+
+
+def is_finished(name: str) -> bool:
+    """Tell whether name can only be a finished bundle: a directory or a digest, no image."""
+    return name.startswith(("sha256:", "/", "./", "../")) or (Path(name) / BUNDLE_NAME).exists()
+
+
+def open_finished(context: Context, name: str) -> BundleFiles:
+    """Open the bundle that ``is_finished`` told of; errors as for its directory or the store."""
+    if name.startswith("sha256:") and not (Path(name) / BUNDLE_NAME).exists():
+        from hyperbuild.builder.bundling import find_bundle
+
+        return find_bundle(context.store(), name).files
+    return open_directory(Path(name))
+
+
+def find_stored(context: Context, name: str) -> BundleFiles | None:
+    """Return the bundle of a registry's image if the store has one, as docker run does.
+
+    What lies in files is looked at each time: that costs nothing, and files change.
+    """
+    from hyperbuild.builder.bundling import find_bundle
+    from hyperbuild.converter.reference import parse_reference
+
+    reference = parse_reference(name)
+    if reference.path is not None:
+        return None
+    try:
+        return find_bundle(context.store(), str(reference)).files
+    except NotFoundError:
+        return None
