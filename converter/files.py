@@ -60,10 +60,10 @@ def publish(fd: int, path: Path, target: Path) -> None:
 class Draft:
     """A temporary file beside its place, open as ``fd``; ``publish`` gives it its name."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         while True:
-            self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             # Another run's sweep may have come between the two calls and removed it.
             if os.fstat(self.fd).st_nlink:
@@ -74,27 +74,29 @@ class Draft:
         """Rename to target (same file system), durably; target is replaced whole."""
         publish(self.fd, self.path, target)
 
-    def discard(self) -> None:
-        """Close, and remove what was not published."""
-        with suppress(FileNotFoundError):
-            self.path.unlink()
-        with suppress(OSError):
-            os.close(self.fd)
-
 
 @contextmanager
 def draft(directory: Path) -> Iterator[Draft]:
     """Open a Draft in directory; whatever was not published by the end is removed."""
-    file = Draft(directory)
+    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    # The path is known before there is a file: a signal may end even the making of it.
     try:
-        yield file
+        file = Draft(path)
+        try:
+            yield file
+        finally:
+            os.close(file.fd)
     finally:
-        file.discard()
+        with suppress(FileNotFoundError):
+            path.unlink()
 
 
-def write_atomically(target: Path, content: bytes) -> None:
-    """Write content as target: readers see the old file or the new one, never a part."""
-    with draft(target.parent) as file:
+def write_atomically(target: Path, content: bytes, directory: Path | None = None) -> None:
+    """Write content as target: readers see the old file or the new one, never a part.
+
+    directory, on the same file system, is where it lies until then; by default beside target.
+    """
+    with draft(directory or target.parent) as file:
         write_all(file.fd, content)
         file.publish(target)
 
