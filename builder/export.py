@@ -45,13 +45,22 @@ def export_bundle(directory: Path, order: Order) -> Bundle:
         files.write_all(document.fd, bundle.to_json())
         for draft in drafts.values():
             os.fsync(draft.fd)
-        for name in _NAMES:
-            if name not in drafts:
-                (directory / name).unlink(missing_ok=True)
-        for name, draft in drafts.items():
-            draft.publish(directory / name)
-        document.publish(directory / BUNDLE_NAME)
+        try:
+            _remove(directory, set(_NAMES) - set(drafts))
+            for name, draft in drafts.items():
+                draft.publish(directory / name)
+            document.publish(directory / BUNDLE_NAME)
+        except BaseException:
+            # Neither the earlier result nor the new one is whole any more.
+            _remove(directory, set(_NAMES))
+            raise
     return bundle
+
+
+def _remove(directory: Path, names: set[str]) -> None:
+    for name in _NAMES:
+        if name in names:
+            (directory / name).unlink(missing_ok=True)
 
 
 @contextmanager
