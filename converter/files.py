@@ -77,7 +77,10 @@ class Draft:
 
 @contextmanager
 def draft(directory: Path) -> Iterator[Draft]:
-    """Open a Draft in directory; whatever was not published by the end is removed."""
+    """Open a Draft in directory; whatever was not published by the end is removed.
+
+    UnavailableError if what is done meanwhile fails to write.
+    """
     path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     # The path is known before there is a file: a signal may end even the making of it.
     try:
@@ -86,6 +89,14 @@ def draft(directory: Path) -> Iterator[Draft]:
             yield file
         finally:
             os.close(file.fd)
+    except OSError as error:
+        # A failed write knows its descriptor alone, which says nothing to anybody.
+        if error.filename is not None:
+            raise
+        raise UnavailableError(
+            f"cannot write into {directory}: {error.strerror or error}; "
+            "free some space there, or choose another place"
+        ) from error
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
