@@ -227,7 +227,8 @@ class LayerStream:
 
     def read(self, size: int) -> bytes:
         """Return exactly size bytes; ContentError if the stream ends before."""
-        return b"".join(self.pieces(size))
+        # Each piece is copied before the next is asked for: join() would collect them all first.
+        return b"".join(bytes(piece) for piece in self.pieces(size))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """Yield exactly size bytes as views, each valid until the next is asked for."""
