@@ -216,7 +216,9 @@ class LayerStream:
         if isinstance(error, OSError) and error.errno:
             return UnavailableError(f"cannot read {self.where}: {error.strerror}")
         # Each decompressor has its own class for bad input, under no common base.
-        corrupt = isinstance(error, EOFError | OSError | zlib.error) or type(error).__name__ in (
+        # OverflowError is how isal refuses a gzip header without end.
+        kinds = (EOFError, OSError, OverflowError, zlib.error)
+        corrupt = isinstance(error, kinds) or type(error).__name__ in (
             "ZstdError",
             "IsalError",
             "error",

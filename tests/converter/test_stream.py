@@ -70,6 +70,12 @@ def test_gzip_with_every_optional_header_field() -> None:
     assert read(head + body + tail, content) == content
 
 
+def test_a_gzip_header_without_end_is_refused() -> None:
+    blob = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (4 << 20)
+    with pytest.raises(ContentError, match="does not decompress"):
+        read(blob, b"")
+
+
 def test_zstd_of_several_frames_and_skippable_ones() -> None:
     parts = [some_bytes(size) for size in (70_000, 3 * BUFFER_SIZE, 1)]
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
