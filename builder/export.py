@@ -66,16 +66,13 @@ def _remove(directory: Path, names: set[str]) -> None:
 @contextmanager
 def _prepared(directory: Path) -> Iterator[None]:
     """Make directory if it is missing, and take it back if nothing came of it."""
-    made = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot make the output directory {directory}: {error.strerror}; choose another"
-        ) from error
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
-    with files.locked(directory):
+    with ExitStack() as stack:
+        while True:
+            made = _make(directory)
+            # The run that was waited for may have taken the directory back.
+            with suppress(FileNotFoundError):
+                stack.enter_context(files.locked(directory))
+                break
         files.sweep(directory)
         _check_content(directory)
         try:
@@ -85,6 +82,20 @@ def _prepared(directory: Path) -> Iterator[None]:
                 with suppress(OSError):
                     directory.rmdir()
             raise
+
+
+def _make(directory: Path) -> bool:
+    """Make directory; tell whether it was missing."""
+    made = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the output directory {directory}: {error.strerror}; choose another"
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
+    return made
 
 
 def _check_content(directory: Path) -> None:

@@ -28,17 +28,22 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file or directory path (a missing file is made).
 
     Blocks until it is free. The lock dies with the process; the lock file stays.
+    FileNotFoundError if path was a directory and is removed meanwhile.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+    while True:
+        fd = os.open(path, flags, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            # Once removed it is nobody's lock: others may hold its successor.
+            if os.fstat(fd).st_nlink:
+                yield
+                return
+        finally:
+            os.close(fd)
 
 
 def fsync_directory(path: Path) -> None:
