@@ -83,29 +83,35 @@ def _write(directory: Path, order: Order) -> Bundle:
         files.write_all(document.fd, bundle.to_json())
         for draft in drafts.values():
             os.fsync(draft.fd)
-        for name in _NAMES:
-            if name not in drafts:
-                (directory / name).unlink(missing_ok=True)
-        for name, draft in drafts.items():
-            draft.publish(directory / name)
-        document.publish(directory / BUNDLE_NAME)
+        try:
+            _remove(directory, set(_NAMES) - set(drafts))
+            for name, draft in drafts.items():
+                draft.publish(directory / name)
+            document.publish(directory / BUNDLE_NAME)
+        except BaseException:
+            # Neither the earlier result nor the new one is whole any more.
+            _remove(directory, set(_NAMES))
+            raise
         lend(order, flat, directory / rootfs_name(order.rootfs_format))
     return bundle
+
+
+def _remove(directory: Path, names: set[str]) -> None:
+    for name in _NAMES:
+        if name in names:
+            (directory / name).unlink(missing_ok=True)
 
 
 @contextmanager
 def _prepared(directory: Path) -> Iterator[None]:
     """Make directory if it is missing, and take it back if nothing came of it."""
-    made = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot make the output directory {directory}: {error.strerror}; choose another"
-        ) from error
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
-    with files.locked(directory):
+    with ExitStack() as stack:
+        while True:
+            made = _make(directory)
+            # The run that was waited for may have taken the directory back.
+            with suppress(FileNotFoundError):
+                stack.enter_context(files.locked(directory))
+                break
         files.sweep(directory)
         _check_content(directory)
         try:
@@ -115,6 +121,20 @@ def _prepared(directory: Path) -> Iterator[None]:
                 with suppress(OSError):
                     directory.rmdir()
             raise
+
+
+def _make(directory: Path) -> bool:
+    """Make directory; tell whether it was missing."""
+    made = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the output directory {directory}: {error.strerror}; choose another"
+        ) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
+    return made
 
 
 def _check_content(directory: Path) -> None:

@@ -67,17 +67,22 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file or directory path (a missing file is made).
 
     Blocks until it is free. The lock dies with the process; the lock file stays.
+    FileNotFoundError if path was a directory and is removed meanwhile.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+    while True:
+        fd = os.open(path, flags, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            # Once removed it is nobody's lock: others may hold its successor.
+            if os.fstat(fd).st_nlink:
+                yield
+                return
+        finally:
+            os.close(fd)
 
 
 def fsync_directory(path: Path) -> None:
@@ -99,10 +104,10 @@ def publish(fd: int, path: Path, target: Path) -> None:
 class Draft:
     """A temporary file beside its place, open as ``fd``; ``publish`` gives it its name."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         while True:
-            self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             # Another run's sweep may have come between the two calls and removed it.
             if os.fstat(self.fd).st_nlink:
@@ -113,27 +118,40 @@ class Draft:
         """Rename to target (same file system), durably; target is replaced whole."""
         publish(self.fd, self.path, target)
 
-    def discard(self) -> None:
-        """Close, and remove what was not published."""
-        with suppress(FileNotFoundError):
-            self.path.unlink()
-        with suppress(OSError):
-            os.close(self.fd)
-
 
 @contextmanager
 def draft(directory: Path) -> Iterator[Draft]:
-    """Open a Draft in directory; whatever was not published by the end is removed."""
-    file = Draft(directory)
+    """Open a Draft in directory; whatever was not published by the end is removed.
+
+    UnavailableError if what is done meanwhile fails to write.
+    """
+    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    # The path is known before there is a file: a signal may end even the making of it.
     try:
-        yield file
+        file = Draft(path)
+        try:
+            yield file
+        finally:
+            os.close(file.fd)
+    except OSError as error:
+        # A failed write knows its descriptor alone, which says nothing to anybody.
+        if error.filename is not None:
+            raise
+        raise UnavailableError(
+            f"cannot write into {directory}: {error.strerror or error}; "
+            "free some space there, or choose another place"
+        ) from error
     finally:
-        file.discard()
+        with suppress(FileNotFoundError):
+            path.unlink()
 
 
-def write_atomically(target: Path, content: bytes) -> None:
-    """Write content as target: readers see the old file or the new one, never a part."""
-    with draft(target.parent) as file:
+def write_atomically(target: Path, content: bytes, directory: Path | None = None) -> None:
+    """Write content as target: readers see the old file or the new one, never a part.
+
+    directory, on the same file system, is where it lies until then; by default beside target.
+    """
+    with draft(directory or target.parent) as file:
         write_all(file.fd, content)
         file.publish(target)
 

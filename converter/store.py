@@ -156,12 +156,12 @@ class Store:
                 directory.mkdir(parents=True, exist_ok=True)
             marker = self.root / "oci-layout"
             if not marker.exists():
-                files.write_atomically(marker, _json({"imageLayoutVersion": LAYOUT_VERSION}))
+                self._write(marker, {"imageLayoutVersion": LAYOUT_VERSION})
             index = self.root / "index.json"
             if not index.exists():
                 with files.locked(self.root / ".lock"):
                     if not index.exists():
-                        files.write_atomically(index, _json(self._index()))
+                        self._write(index, self._index())
         except OSError as error:
             raise UnavailableError(
                 f"cannot write the store {self.root}: {error.strerror}; "
@@ -184,7 +184,11 @@ class Store:
         with files.locked(self.root / ".lock"):
             index = self._index()
             index["manifests"] = change(index["manifests"])
-            files.write_atomically(self.root / "index.json", _json(index))
+            self._write(self.root / "index.json", index)
+
+    def _write(self, target: Path, document: object) -> None:
+        # Its draft lies where ``sweep`` looks.
+        files.write_atomically(target, _json(document), self._partial)
 
     def _check_space(self, wanted: int) -> None:
         free = shutil.disk_usage(self.root).free

@@ -226,7 +226,9 @@ class LayerStream:
         if isinstance(error, OSError) and error.errno:
             return UnavailableError(f"cannot read {self.where}: {error.strerror}")
         # Each decompressor has its own class for bad input, under no common base.
-        corrupt = isinstance(error, EOFError | OSError | zlib.error) or type(error).__name__ in (
+        # OverflowError is how isal refuses a gzip header without end.
+        kinds = (EOFError, OSError, OverflowError, zlib.error)
+        corrupt = isinstance(error, kinds) or type(error).__name__ in (
             "ZstdError",
             "IsalError",
             "error",
@@ -246,7 +248,8 @@ class LayerStream:
 
     def read(self, size: int) -> bytes:
         """Return exactly size bytes; ContentError if the stream ends before."""
-        return b"".join(self.pieces(size))
+        # Each piece is copied before the next is asked for: join() would collect them all first.
+        return b"".join(bytes(piece) for piece in self.pieces(size))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """Yield exactly size bytes as views, each valid until the next is asked for."""

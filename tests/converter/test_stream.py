@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperbuild.converter import stream
 from hyperbuild.converter.errors import ContentError, HyperbuildError, VerificationError
 from hyperbuild.converter.oci import Descriptor, DiffID
 from hyperbuild.converter.stream import BUFFER_SIZE, LayerStream
@@ -31,11 +32,11 @@ def read(blob: bytes, content: bytes, *, size: int | None = None, name: str = ""
         DiffID(digest(content)),
         before_reuse=lambda: None,
         where="layer",
-    ) as stream:
-        while stream.ensure():
-            found += stream.buffer[stream.position : stream.limit]
-            stream.position = stream.limit
-        stream.finish()
+    ) as opened:
+        while opened.ensure():
+            found += opened.buffer[opened.position : opened.limit]
+            opened.position = opened.limit
+        opened.finish()
     return bytes(found)
 
 
@@ -67,6 +68,12 @@ def test_gzip_with_every_optional_header_field() -> None:
     head = bytes((0x1F, 0x8B, 8, flags)) + bytes(6) + b"\x04\x00ABCDname\x00comment\x00"
     tail = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
     assert read(head + body + tail, content) == content
+
+
+def test_a_gzip_header_without_end_is_refused() -> None:
+    blob = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (4 << 20)
+    with pytest.raises(ContentError, match="does not decompress"):
+        read(blob, b"")
 
 
 def test_zstd_of_several_frames_and_skippable_ones() -> None:
@@ -134,3 +141,21 @@ def test_no_changed_byte_goes_unnoticed(position: int, change: int) -> None:
     blob[position] ^= change
     with pytest.raises(HyperbuildError):
         read(bytes(blob), content, name=digest(gzip.compress(content, mtime=0)))
+
+
+def test_what_is_read_over_a_border_of_buffers_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A buffer that was passed is filled anew at once: nothing may still look into it."""
+    monkeypatch.setattr(stream, "BUFFER_SIZE", 1024)
+    names = [b"%06d" % number * 200 for number in range(2000)]
+    tar = b"".join(names)
+    with LayerStream(
+        io.BytesIO(tar),
+        Descriptor(LAYER, digest(tar), len(tar)),
+        DiffID(digest(tar)),
+        before_reuse=lambda: None,
+        where="layer",
+    ) as opened:
+        assert [opened.read(len(name)) for name in names] == names
+        opened.finish()
