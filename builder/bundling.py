@@ -16,7 +16,6 @@ from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
-from hyperbuild.converter.proof import prove
 from hyperbuild.converter.reuse import BlobChecks
 from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
@@ -117,6 +116,8 @@ class Order:
 
     def prove(self, fd: int) -> None:
         """Compare the root file system in fd with the image's layers; VerificationError."""
+        from hyperbuild.converter.proof import prove
+
         prove(
             self.image,
             self.source,

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter import erofs, ext4
 from hyperbuild.converter.extents import BLOCK_SIZE, ExtentWriter
 from hyperbuild.converter.flatten import Flattener
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
+from hyperbuild.converter.ondisk import EROFS_DATA_BLOCK, EXT4_DATA_BLOCK
 from hyperbuild.converter.settling import Settling
 
 if TYPE_CHECKING:
@@ -45,22 +45,32 @@ if TYPE_CHECKING:
 class Format:
     """A root file system's format: where file data begins, and what writes the metadata.
 
-    ``shares`` tells whether two files may have the same blocks.
+    ``shares`` tells whether two files may have the same blocks; ``writer`` imports its writer, as
+    a conversion needs one of them.
     """
 
     name: str
     first_data_block: int
     shares: bool
-    write: Writer
+    writer: Callable[[], Writer]
+
+
+def _erofs() -> Writer:
+    from hyperbuild.converter.erofs import write_erofs
+
+    return write_erofs
+
+
+def _ext4() -> Writer:
+    from hyperbuild.converter.ext4 import write_ext4
+
+    return write_ext4
 
 
 #: The formats by name; the first is the default.
 FORMATS = {
-    known.name: known
-    for known in (
-        Format("erofs", erofs.FIRST_DATA_BLOCK, shares=True, write=erofs.write_erofs),
-        Format("ext4", ext4.FIRST_DATA_BLOCK, shares=False, write=ext4.write_ext4),
-    )
+    "erofs": Format("erofs", EROFS_DATA_BLOCK, shares=True, writer=_erofs),
+    "ext4": Format("ext4", EXT4_DATA_BLOCK, shares=False, writer=_ext4),
 }
 
 
@@ -118,7 +128,7 @@ def convert(
     flat = Flattener(image, source, fd, place, epoch, progress, limits, cache).flatten()
     identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
     with Settling(fd) as settling:
-        size = rootfs_format.write(
+        size = rootfs_format.writer()(
             fd,
             flat.tree.root,
             flat.next_block,

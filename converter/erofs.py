@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from hyperbuild.converter.tree import Inode
 
-#: Where file data may begin: block 0 holds the superblock.
-FIRST_DATA_BLOCK = 1
-
 _SUPERBLOCK_OFFSET = 1024
 _SUPERBLOCK = Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
 _MAGIC = 0xE0F5E1E2

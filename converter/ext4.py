@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.errors import ContentError, printable
 from hyperbuild.converter.ext4_directories import encode_directory
 from hyperbuild.converter.ext4_groups import (
-    FIRST_DATA_BLOCK,
     FIRST_INODE,
     ROOT_INODE,
     SUPERBLOCK_OFFSET,
@@ -42,15 +41,18 @@ from hyperbuild.converter.ext4_inodes import (
     measure,
 )
 from hyperbuild.converter.extents import BLOCK_SIZE, write_failure
-from hyperbuild.converter.ondisk import FILE_TYPE, IMAGE_ALIGNMENT, write_pieces
+from hyperbuild.converter.ondisk import (
+    EXT4_DATA_BLOCK,
+    FILE_TYPE,
+    IMAGE_ALIGNMENT,
+    write_pieces,
+)
 from hyperbuild.converter.tree import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hyperbuild.converter.tree import Inode
-
-__all__ = ["FIRST_DATA_BLOCK", "write_ext4"]
 
 
 def write_ext4(
@@ -64,7 +66,7 @@ def write_ext4(
 ) -> int:
     """Write superblock and metadata around the file data; return the size in bytes.
 
-    The data of regular files lies in fd already, at their ``block``, between FIRST_DATA_BLOCK and
+    The data of regular files lies in fd already, at their ``block``, between EXT4_DATA_BLOCK and
     first_free, no block in two files. build_time is in seconds since the epoch, uuid has 16 bytes;
     settled is told up to which offset the file is final. ContentError names the file that the
     format cannot hold. Times before 1901 and after 2446 become the nearest in range.
@@ -81,15 +83,15 @@ def write_ext4(
     image_size = geometry.blocks * BLOCK_SIZE
     image_size += -image_size % IMAGE_ALIGNMENT
     numbers = {item.inode: item.number for item in placed}
-    before = [item for item in adding if item.block < FIRST_DATA_BLOCK]
-    behind = [item for item in adding if item.block >= FIRST_DATA_BLOCK]
+    before = [item for item in adding if item.block < EXT4_DATA_BLOCK]
+    behind = [item for item in adding if item.block >= EXT4_DATA_BLOCK]
     superblock = encode_superblock(geometry, last_inode, uuid=uuid, build_time=build_time)
     try:
         os.ftruncate(fd, image_size)
         os.pwrite(fd, superblock, SUPERBLOCK_OFFSET)
         write_pieces(fd, 0, encode_groups(geometry, last_inode, _directories(placed, geometry)))
         write_pieces(fd, 0, _added(before, numbers))
-        if geometry.inode_table >= FIRST_DATA_BLOCK:
+        if geometry.inode_table >= EXT4_DATA_BLOCK:
             settled(first_free * BLOCK_SIZE)
         write_pieces(fd, geometry.inode_table * BLOCK_SIZE, _inode_table(placed))
         write_pieces(fd, 0, _added(behind, numbers))
@@ -144,7 +146,7 @@ def _unused(placed: list[Placed], first_free: int) -> list[tuple[int, int]]:
     extents = sorted((item.inode.block, item.file_blocks) for item in placed if item.file_blocks)
     extents.append((first_free, 0))
     runs = []
-    position = FIRST_DATA_BLOCK
+    position = EXT4_DATA_BLOCK
     for block, count in extents:
         if block > position:
             runs.append((position, block))

@@ -15,12 +15,11 @@ from hyperbuild.converter.errors import ContentError
 from hyperbuild.converter.ext4_directories import HASH_VERSION
 from hyperbuild.converter.ext4_inodes import EXTRA_SIZE, INODE_SIZE
 from hyperbuild.converter.extents import BLOCK_SIZE
+from hyperbuild.converter.ondisk import EXT4_DATA_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Where file data may begin. The 2 MiB before are for superblock, descriptors and other metadata.
-FIRST_DATA_BLOCK = (2 << 20) // BLOCK_SIZE
 #: Inodes 1 to 10 are spoken for; number 2 is the root.
 ROOT_INODE, FIRST_INODE = 2, 11
 INODES_PER_BLOCK = BLOCK_SIZE // INODE_SIZE
@@ -28,7 +27,7 @@ INODES_PER_BLOCK = BLOCK_SIZE // INODE_SIZE
 _BITS = BLOCK_SIZE * 8
 _DESCRIPTOR = Struct("<IIIHHHHIHHHH")
 _DESCRIPTORS_PER_BLOCK = BLOCK_SIZE // _DESCRIPTOR.size
-_GROUP_LIMIT = (FIRST_DATA_BLOCK - 1) * _DESCRIPTORS_PER_BLOCK
+_GROUP_LIMIT = (EXT4_DATA_BLOCK - 1) * _DESCRIPTORS_PER_BLOCK
 #: Where the superblock lies, in bytes.
 SUPERBLOCK_OFFSET = 1024
 _MAGIC, _VALID, _CONTINUE, _DYNAMIC = 0xEF53, 1, 1, 1
@@ -92,9 +91,9 @@ class _Room:
     """Blocks to give out: those before the file data as far as they suffice, then those behind."""
 
     def __init__(self, first: int, behind: int) -> None:
-        has_data = behind > FIRST_DATA_BLOCK
+        has_data = behind > EXT4_DATA_BLOCK
         self._next = first
-        self._border = FIRST_DATA_BLOCK if has_data else first
+        self._border = EXT4_DATA_BLOCK if has_data else first
         self.end = behind if has_data else first
 
     def take(self, count: int) -> int:

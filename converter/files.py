@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 from contextlib import contextmanager, suppress
@@ -125,7 +124,7 @@ def draft(directory: Path) -> Iterator[Draft]:
 
     UnavailableError if what is done meanwhile fails to write.
     """
-    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    path = directory / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
     # The path is known before there is a file: a signal may end even the making of it.
     try:
         file = Draft(path)

@@ -12,6 +12,10 @@ from hyperbuild.converter.extents import BLOCK_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Where file data may begin. EROFS has its superblock in block 0; ext4 keeps the 2 MiB before for
+#: superblock, descriptors and other metadata.
+EROFS_DATA_BLOCK = 1
+EXT4_DATA_BLOCK = (2 << 20) // BLOCK_SIZE
 #: The image's size is a multiple of this: persistent memory is mapped in huge pages.
 IMAGE_ALIGNMENT = 2 << 20
 #: st_mode's type bits -> the type in a directory entry.

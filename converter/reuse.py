@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from hyperbuild.converter.errors import UnavailableError
@@ -19,7 +18,7 @@ from hyperbuild.converter.tree import NO_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
     from hyperbuild.converter.extents import ExtentWriter
@@ -42,7 +41,7 @@ class BlobChecks:
         self._image = image
         self._source = source
         self._progress = progress
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._pool: ThreadPoolExecutor | None = None
         self._checks: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -54,15 +53,22 @@ class BlobChecks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
+        if self._pool:
+            self._pool.shutdown(cancel_futures=kind is not None)
         if kind is None:
             for check in self._checks:
                 check.result()
 
     def check(self, layer: Descriptor) -> None:
         """Have a layer's blob verified; VerificationError at the end if it is not what it was."""
-        if not self._source.is_verified:
-            self._checks.append(self._pool.submit(self._verify, layer))
+        if self._source.is_verified:
+            return
+        if self._pool is None:
+            # Not at the top: what it imports takes longer than many an image.
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._checks.append(self._pool.submit(self._verify, layer))
 
     def _verify(self, layer: Descriptor) -> None:
         with self._source.open_layer(layer, self._progress) as raw:

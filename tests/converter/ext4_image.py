@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hyperbuild.converter.ext4 import FIRST_DATA_BLOCK, write_ext4
+from hyperbuild.converter.ext4 import write_ext4
 from hyperbuild.converter.extents import BLOCK_SIZE, ExtentWriter
+from hyperbuild.converter.ondisk import EXT4_DATA_BLOCK
 from hyperbuild.converter.tree import Inode, walk
 from hyperbuild.converter.verify import verify_tree
 
@@ -45,7 +46,7 @@ def write(path: Path, root: Inode, contents: dict[Inode, bytes] | None = None) -
     """Write root's tree to path as ext4; files without content but with a size become holes."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        extents = ExtentWriter(fd, FIRST_DATA_BLOCK, shares=False)
+        extents = ExtentWriter(fd, EXT4_DATA_BLOCK, shares=False)
         for _, inode in walk(root):
             content = (contents or {}).get(inode)
             if content and inode.block < 0:
