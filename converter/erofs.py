@@ -84,7 +84,8 @@ def write_erofs(
     the epoch, uuid has 16 bytes; settled is told up to which offset the file is final. ContentError
     if the format cannot hold the tree.
     """
-    placed = _place(root)
+    by_inode = _place(root)
+    placed = list(by_inode.values())
     meta_blocks = _blocks(_end(placed[-1]))
     next_block = first_free + meta_blocks
     for item in placed:
@@ -97,7 +98,6 @@ def write_erofs(
     image_size += -image_size % IMAGE_ALIGNMENT
     if image_size > BLOCK_LIMIT * BLOCK_SIZE:
         raise ContentError("the image is larger than 16 TiB, which EROFS cannot hold")
-    nids = {item.inode: item.nid for item in placed}
     superblock = _superblock(
         inodes=len(placed),
         blocks=image_size // BLOCK_SIZE,
@@ -109,15 +109,18 @@ def write_erofs(
         os.ftruncate(fd, image_size)
         os.pwrite(fd, superblock, 0)
         settled(first_free * BLOCK_SIZE)
-        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(placed, nids, first_free))
+        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(by_inode, first_free))
         settled(image_size)
     except OSError as error:
         raise write_failure(error) from error
     return image_size
 
 
-def _place(root: Inode) -> list[_Placed]:
-    """Give every inode its nid: the root, then the children of each directory side by side."""
+def _place(root: Inode) -> dict[Inode, _Placed]:
+    """Give every inode its nid: the root, then the children of each directory side by side.
+
+    What is returned is in the order of nids.
+    """
     placed: list[_Placed] = []
     by_inode: dict[Inode, _Placed] = {}
     position = _ROOT_NID * _SLOT
@@ -154,7 +157,7 @@ def _place(root: Inode) -> list[_Placed]:
             if child.is_directory:
                 item.parent_nid = directory.nid
                 directory.links += 1
-    return placed
+    return by_inode
 
 
 def _layout(inode: Inode) -> _Placed:
@@ -216,13 +219,11 @@ def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
     return bytes(body)
 
 
-def _metadata(
-    placed: list[_Placed], nids: dict[Inode, int], meta_block: int
-) -> Iterator[tuple[int, bytes]]:
+def _metadata(by_inode: dict[Inode, _Placed], meta_block: int) -> Iterator[tuple[int, bytes]]:
     """Yield (offset from meta_block, bytes) in ascending order."""
     blocks: list[tuple[int, bytes]] = []
-    for number, item in enumerate(placed, 1):
-        content = _content(item, nids)
+    for number, item in enumerate(by_inode.values(), 1):
+        content = _content(item, by_inode)
         cut = len(content) - len(content) % BLOCK_SIZE if item.is_inline else 0
         if not item.is_inline:
             cut = len(content)
@@ -232,7 +233,7 @@ def _metadata(
     yield from blocks
 
 
-def _content(item: _Placed, nids: dict[Inode, int]) -> bytes:
+def _content(item: _Placed, by_inode: dict[Inode, _Placed]) -> bytes:
     if item.dirents is None:
         return item.inode.target
     children = item.inode.children or {}
@@ -243,7 +244,7 @@ def _content(item: _Placed, nids: dict[Inode, int]) -> bytes:
         for name in names:
             child = children.get(name)
             if child is not None:
-                nid, file_type = nids[child], FILE_TYPE[stat.S_IFMT(child.mode)]
+                nid, file_type = by_inode[child].nid, FILE_TYPE[stat.S_IFMT(child.mode)]
             else:
                 nid = item.nid if name == b"." else item.parent_nid
                 file_type = FILE_TYPE[stat.S_IFDIR]

@@ -153,9 +153,20 @@ class _Shadow:
         #: Paths below which nothing of the lower layers shows.
         self._closed: set[bytes] = set()
         self._is_closed: dict[bytes, bool] = {}
+        #: The layer just read: the base, often the largest, covers nothing.
+        self._last: LayerIndex | None = None
 
     def __call__(self, entry: int, path: bytes) -> bool:  # noqa: ARG002 - a Choice
+        if self._last:
+            self._take(self._last)
+            self._last = None
         return path not in self._paths and not self._covers(path.rpartition(b"/")[0])
+
+    def cover(self, index: LayerIndex) -> None:
+        """Take a layer that was read whole into account for those below."""
+        if self._last:
+            self._take(self._last)
+        self._last = index
 
     def _covers(self, directory: bytes) -> bool:
         known = self._is_closed.get(directory)
@@ -173,8 +184,7 @@ class _Shadow:
                 return True
         return False
 
-    def cover(self, index: LayerIndex) -> None:
-        """Take a layer that was read whole into account for those below."""
+    def _take(self, index: LayerIndex) -> None:
         for entry in index.entries:
             self._paths.add(entry.path)
             if entry.inode is None or not entry.inode.is_directory:
