@@ -287,7 +287,7 @@ def inspect(
     """Show what IMAGE or BUNDLE is made of: layers, what they waste, big files, DAX.
 
     A BUNDLE is a directory of `convert -o`, or the digest or name of one in the store. An IMAGE is
-    read, layer by layer, and nothing is written but what a registry sends.
+    read, layer by layer, and no root file system is written.
     """
     from hyperbuild.builder.inspecting import InspectOptions, inspect_name
     from hyperbuild.builder.report_html import write_page

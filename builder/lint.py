@@ -105,7 +105,8 @@ def _huge_pages(rootfs: Examined) -> Point:
     text = f"{aligned} of {large} files of 2 MiB and more begin at a multiple of 2 MiB"
     if aligned == large:
         return Point("huge-pages", Level.OK, text)
-    return Point("huge-pages", Level.NOTE, f"{text}; the others are mapped page by page")
+    text += "; the others are mapped page by page"
+    return Point("huge-pages", Level.NOTE, text, "convert with --align")
 
 
 def _kernel(file_format: str, kernel: KernelInfo | None, options: frozenset[str] | None) -> Point:

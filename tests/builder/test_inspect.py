@@ -91,12 +91,22 @@ def test_an_image_as_json(run_cli: RunCli, image: Path) -> None:
     assert len(inspected(run_cli, f"oci:{image}", "--top", "1")["biggest"]) == 1
 
 
-def test_nothing_is_written_for_an_image(
-    run_cli: RunCli, image: Path, hyperbuild_env: dict[str, str], tmp_path: Path
+def test_no_root_file_system_is_written_and_layers_are_read_once(
+    run_cli: RunCli, image: Path, tmp_path: Path
 ) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    inspected(run_cli, f"oci:{image}")
-    assert sorted(tmp_path.rglob("*")) == before
+    before = set(tmp_path.rglob("*"))
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = inspected(run_cli, f"oci:{image}", env=cache)
+    written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert {path.suffix for path in written} == {".index"}
+    assert inspected(run_cli, f"oci:{image}", env=cache) == first
+    for blob in (image / "blobs/sha256").iterdir():
+        content = blob.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = run_cli("inspect", f"oci:{image}", env=cache)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "digest" in done.stderr
 
 
 @pytest.mark.parametrize("rootfs_format", ["erofs", "ext4"])
