@@ -54,7 +54,7 @@ def flatten(
     shadow = _Shadow()
     extents = ExtentWriter(fd, first_block)
     indexes = _read_layers(image, source, shadow, extents, progress, Budget(limits))
-    tree = Tree(epoch, depth=limits.depth)
+    tree = Tree(epoch, limits)
     for index in reversed(indexes):
         tree.apply(index)
     winners = {
