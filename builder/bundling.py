@@ -122,14 +122,9 @@ def make_bundle(order: Order, fd: int) -> Bundle:
         limits=order.limits,
         progress=order.progress,
     )
-    if order.verify:
-        order.prove(fd)
     process = resolve_process(image.config.config, rootfs, order.name)
-    if process.problem:
-        order.progress.warn(f"{order.name}: {process.problem}")
-    for finding in check_start(process, image.platform.architecture, rootfs):
-        order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
-    return Bundle(
+    findings = check_start(process, image.platform.architecture, rootfs)
+    bundle = Bundle(
         image=ImageInfo(
             reference=order.name,
             manifest_digest=image.manifest.digest,
@@ -142,6 +137,16 @@ def make_bundle(order: Order, fd: int) -> Bundle:
         kernel=_kernel_info(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
+    # The proof builds a tree of its own; two at once would take twice the memory.
+    del rootfs
+    if order.verify:
+        order.prove(fd)
+    # Of what is not published there is nothing to warn.
+    if process.problem:
+        order.progress.warn(f"{order.name}: {process.problem}")
+    for finding in findings:
+        order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
+    return bundle
 
 
 def _kernel_info(kernel: Kernel) -> KernelInfo:
