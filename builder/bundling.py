@@ -21,10 +21,10 @@ from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from hyperbuild.converter.flatten import Flattened
-    from hyperbuild.converter.layer_cache import LayerCache
+    from hyperbuild.converter.layer_cache import LayerCache, Loan
     from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
@@ -128,10 +128,10 @@ class Order:
         )
 
 
-def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
+def make_bundle(order: Order, fd: int) -> tuple[Bundle, list[Loan]]:
     """Convert the order's image into the empty file fd and describe the bundle that it makes.
 
-    The file, once it has its name, can be lent to later conversions.
+    The loans are for ``lend``, once the file has its name.
     """
     image, parts = order.image, order.parts
     rootfs = convert(
@@ -145,16 +145,12 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
         aligns=order.aligns,
         cache=order.cache,
     )
-    if order.verify:
-        order.prove(fd)
     process = check_start(
         resolve_process(image.config.config, rootfs, order.name),
         image.platform,
         rootfs,
         bootable=parts.kernel is not None,
     )
-    for finding in process.findings:
-        order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
     bundle = Bundle(
         image=ImageInfo(
             reference=order.name,
@@ -168,12 +164,22 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
         kernel=_kernel_info(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
-    return bundle, rootfs.flat
+    loans = rootfs.flat.loans()
+    # The proof builds a tree of its own; two at once would take twice the memory.
+    del rootfs
+    if order.verify:
+        order.prove(fd)
+    # Of what is not published there is nothing to warn.
+    for finding in process.findings:
+        order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
+    return bundle, loans
 
 
-def lend(order: Order, flat: Flattened, path: Path) -> None:
+def lend(order: Order, loans: Iterable[Loan], path: Path) -> None:
     """Let later conversions take what they can from the finished root file system path."""
-    flat.lend(order.cache, files.Identity.of(path, os.path.abspath(path)))  # noqa: PTH100
+    identity = files.Identity.of(path, os.path.abspath(path))  # noqa: PTH100
+    for loan in loans:
+        order.cache.lend(loan, identity)
 
 
 def _kernel_info(kernel: Kernel) -> KernelInfo:
@@ -194,9 +200,9 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
                 _prove_again(found, order)
             return found
         with store.draft() as draft:
-            bundle, flat = make_bundle(order, draft.fd)
+            bundle, loans = make_bundle(order, draft.fd)
             rootfs = store.adopt(draft, bundle.rootfs.digest, ROOTFS_TYPES[order.rootfs_format])
-        lend(order, flat, store.blob_path(rootfs.digest))
+        lend(order, loans, store.blob_path(rootfs.digest))
         layers = [rootfs]
         if parts.kernel:
             layers.append(_store_file(store, parts.kernel.path, parts.kernel.digest, KERNEL_TYPE))

@@ -71,7 +71,7 @@ def _write(directory: Path, order: Order) -> Bundle:
     with ExitStack() as stack:
         drafts = {}
         rootfs = stack.enter_context(files.draft(directory))
-        bundle, flat = make_bundle(order, rootfs.fd)
+        bundle, loans = make_bundle(order, rootfs.fd)
         drafts[rootfs_name(order.rootfs_format)] = rootfs
         if parts.kernel:
             drafts[KERNEL_NAME] = stack.enter_context(files.draft(directory))
@@ -92,7 +92,7 @@ def _write(directory: Path, order: Order) -> Bundle:
             # Neither the earlier result nor the new one is whole any more.
             _remove(directory, set(_NAMES))
             raise
-        lend(order, flat, directory / rootfs_name(order.rootfs_format))
+        lend(order, loans, directory / rootfs_name(order.rootfs_format))
     return bundle
 
 

@@ -174,7 +174,7 @@ def _survey(context: Context, image: SourceImage, source: ImageSource, limits: L
     indexes = read_indexes(
         image, source, limits=limits, progress=context.console, cache=context.layers()
     )
-    return survey_layers(indexes, depth=limits.depth)
+    return survey_layers(indexes, limits)
 
 
 def _layers(image: SourceImage, survey: Survey) -> Layers:

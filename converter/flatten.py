@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.extents import ExtentWriter
-from hyperbuild.converter.layer_cache import LayerKey
+from hyperbuild.converter.layer_cache import LayerKey, Loan, encode_index
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, Limits, check_space
 from hyperbuild.converter.reading import read_from
 from hyperbuild.converter.reuse import Reuse
@@ -26,7 +26,6 @@ from hyperbuild.converter.tree import NO_BLOCK, Tree, walk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hyperbuild.converter.files import Identity
     from hyperbuild.converter.layer import Choice
     from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.progress import Progress
@@ -42,6 +41,12 @@ class FlatLayer:
     index: LayerIndex
     sums: array[int]
 
+    def loan(self) -> Loan:
+        """Return what the cache keeps of the layer."""
+        inodes = (entry.inode for entry in self.index.entries)
+        blocks = array("q", (NO_BLOCK if inode is None else inode.block for inode in inodes))
+        return Loan(self.key, encode_index(self.index), blocks, self.sums)
+
 
 @dataclass(frozen=True, slots=True)
 class Flattened:
@@ -51,13 +56,9 @@ class Flattened:
     next_block: int
     layers: tuple[FlatLayer, ...]
 
-    def lend(self, cache: LayerCache, identity: Identity) -> None:
-        """Let later images take layers and their data from the finished file of that identity."""
-        for layer in self.layers:
-            cache.keep(layer.key, layer.index)
-            inodes = (entry.inode for entry in layer.index.entries)
-            blocks = array("q", (NO_BLOCK if inode is None else inode.block for inode in inodes))
-            cache.lend(layer.key, identity, blocks, layer.sums)
+    def loans(self) -> list[Loan]:
+        """Return what later conversions can take of each layer, without the tree."""
+        return [layer.loan() for layer in self.layers]
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class Flattener:
         shadow = _Shadow()
         extents = self.place()
         layers = self._read_layers(shadow, extents, shadow.cover, Budget(self.limits))
-        tree = Tree(self.epoch, depth=self.limits.depth)
+        tree = Tree(self.epoch, self.limits)
         for layer in reversed(layers):
             for notice in layer.index.notices:
                 self.progress.warn(f"{layer.index.where}: {notice}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.layer_cache import LayerKey
+from hyperbuild.converter.layer_cache import LayerKey, encode_index
 from hyperbuild.converter.limits import Budget, Limits
 from hyperbuild.converter.reading import read_from
 from hyperbuild.converter.reuse import BlobChecks, count_known
@@ -49,7 +49,7 @@ def read_indexes(
                 index = read_from(
                     source, image, layer, _none, nowhere, progress=progress, budget=budget
                 )
-                cache.keep(key, index)
+                cache.keep(key, encode_index(index))
             else:
                 count_known(budget, index, layer[0].size)
                 checks.check(layer[0])

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from hyperbuild.converter.oci import Descriptor, DiffID
     from hyperbuild.converter.sealed import Sealed
 
+    #: A layer's index as the fields and sections of a file.
+    Encoded = tuple[dict[str, Any], bytes, array[int]]
+
 #: The row of an entry that has no inode of its own.
 _HARD_LINK = (-1, 0, 0, 0, 0, 0)
 _ROW = Struct("=6q")
@@ -70,6 +73,16 @@ class Donor:
         os.close(self.fd)
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A layer as it is kept, and where its files' data lie in a root file system; as in Donor."""
+
+    key: LayerKey
+    index: Encoded
+    blocks: array[int]
+    sums: array[int]
+
+
 class LayerCache:
     """The cache of layers in files."""
 
@@ -81,10 +94,11 @@ class LayerCache:
         found = self._files.read(f"{key.name}.index")
         return found and _decode(*found, where=where, first_entry=first_entry)
 
-    def keep(self, key: LayerKey, index: LayerIndex) -> None:
+    def keep(self, key: LayerKey, encoded: Encoded) -> None:
         """Keep the entries of a layer that was read to its verified end."""
         if not self._files.has(f"{key.name}.index"):
-            self._files.write(f"{key.name}.index", *_encode(index))
+            fields, paths, rows = encoded
+            self._files.write(f"{key.name}.index", fields, paths, rows)
 
     def donor(self, key: LayerKey) -> Donor | None:
         """Open the file that has a layer's data; None if there is none, or it was touched."""
@@ -96,14 +110,16 @@ class LayerCache:
         fd = identity.open()
         return None if fd is None else Donor(fd, identity, _numbers(blocks), _numbers(sums))
 
-    def lend(self, key: LayerKey, identity: Identity, blocks: array[int], sums: array[int]) -> None:
-        """Note where a layer's data lies, unless a file that has more of it is noted."""
-        known = self.donor(key)
+    def lend(self, loan: Loan, identity: Identity) -> None:
+        """Keep a layer and where its data lies, unless a file that has more of it is noted."""
+        self.keep(loan.key, loan.index)
+        known = self.donor(loan.key)
         if known:
             known.close()
-            if len(known.sums) > len(sums):
+            if len(known.sums) > len(loan.sums):
                 return
-        self._files.write(f"{key.name}.donor", asdict(identity), blocks, sums)
+        name = f"{loan.key.name}.donor"
+        self._files.write(name, asdict(identity), loan.blocks, loan.sums)
 
 
 def _numbers(content: memoryview) -> array[int]:
@@ -112,8 +128,11 @@ def _numbers(content: memoryview) -> array[int]:
     return numbers
 
 
-def _encode(index: LayerIndex) -> tuple[dict[str, Any], bytes, array[int]]:
-    """Return what few entries have by their place, the paths, and a row of numbers for each."""
+def encode_index(index: LayerIndex) -> Encoded:
+    """Return a layer's entries as they are kept.
+
+    What few entries have by their place, the paths, and a row of numbers for each.
+    """
     rows, links, targets, devices, xattrs = array("q"), [], [], [], []
     for at, entry in enumerate(index.entries):
         inode = entry.inode

@@ -39,7 +39,7 @@ def prove(
     VerificationError names the first path that differs; other errors as for ``convert``.
     """
     layers = image.layers
-    tree = Tree(default_epoch(image) if epoch is None else epoch, depth=limits.depth)
+    tree = Tree(default_epoch(image) if epoch is None else epoch, limits)
     contents = _Digests()
     source.prefetch((layer for layer, _ in layers), progress)
     with progress.task("verify", sum(layer.size for layer, _ in layers)) as task:

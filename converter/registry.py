@@ -313,7 +313,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def _said(self, response: requests.Response) -> str:
         try:
-            body = json.loads(response.raw.read(_PIECE, decode_content=True))
+            body = json.loads(response.raw.read(_PIECE, decode_content=False))
             message = str(body["errors"][0]["message"])
         except (ValueError, LookupError, TypeError, *FAILURES):
             return ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.limits import DEFAULT_LIMITS
+from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 from hyperbuild.converter.tree import Tree, walk
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ class Survey:
         return 1 - sum(layer.wasted for layer in self.layers) / size if size else 1.0
 
 
-def survey_layers(indexes: Sequence[LayerIndex], *, depth: int = DEFAULT_LIMITS.depth) -> Survey:
+def survey_layers(indexes: Sequence[LayerIndex], limits: Limits = DEFAULT_LIMITS) -> Survey:
     """Flatten layers, the base first, and say what became of each; ContentError as for Tree."""
-    tree = Tree(0, depth=depth)
+    tree = Tree(0, limits)
     origin: dict[Inode, int] = {}
     for number, index in enumerate(indexes):
         tree.apply(index)

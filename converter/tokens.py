@@ -127,7 +127,7 @@ class Tokens:
                     f"{self._repository} (status {response.status_code}); {self.hint()}"
                 )
             try:
-                answer = json.loads(response.raw.read(_TOKEN_LIMIT, decode_content=True))
+                answer = json.loads(response.raw.read(_TOKEN_LIMIT, decode_content=False))
                 token = answer.get("token") or answer.get("access_token")
             except (ValueError, AttributeError) as error:
                 raise AccessError(

@@ -105,7 +105,8 @@ def send(
                 stream=True,
                 verify=verify,
                 timeout=(settings.connect_timeout, settings.read_timeout),
-                allow_redirects=True,
+                # What is posted may be an identity token, which is nobody else's business.
+                allow_redirects=request.method != "POST",
                 proxies=_proxies(settings, request.url),
             )
         except FAILURES as error:

@@ -17,6 +17,8 @@ from hyperbuild.converter.limits import DEFAULT_LIMITS, LimitError, too_deep
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hyperbuild.converter.limits import Limits
+
 #: Most symbolic links followed in one lookup (Linux: MAXSYMLINKS).
 SYMLINK_LIMIT = 40
 NO_BLOCK = -1
@@ -94,13 +96,14 @@ def new_directory(mtime: int) -> Inode:
 class Tree:
     """An image's file system, built up by applying layers from the base to the top."""
 
-    def __init__(self, mtime: int, *, depth: int = DEFAULT_LIMITS.depth) -> None:
+    def __init__(self, mtime: int, limits: Limits = DEFAULT_LIMITS) -> None:
         """Start with an empty root; mtime is for directories that no layer describes.
 
-        depth is how many directories lie above a file at most.
+        Of limits, ``depth`` and ``entries`` count for those.
         """
         self._mtime = mtime
-        self._depth = depth
+        self._depth = limits.depth
+        self._room = limits.entries
         self._followed = 0
         self.root = new_directory(mtime)
         #: Directories by path as entries spell it; dropped when a name on a path changes hands.
@@ -238,7 +241,7 @@ class Tree:
             if inode is None:
                 if not make:
                     return None
-                inode = children[name] = new_directory(self._mtime)
+                inode = children[name] = self._imply()
             if inode.is_symlink:
                 followed += 1
                 if followed > SYMLINK_LIMIT:
@@ -256,6 +259,16 @@ class Tree:
             if make:
                 self._check_depth(path, len(stack), lengths[-1])
         return stack[-1]
+
+    def _imply(self) -> Inode:
+        """Make a directory that no entry describes: one long path may ask for hundreds."""
+        self._room -= 1
+        if self._room < 0:
+            raise LimitError(
+                "the image's paths imply more directories than it may have entries; "
+                "if that is right, raise --max-entries"
+            )
+        return new_directory(self._mtime)
 
     def _check_depth(self, path: bytes, depth: int, length: int) -> None:
         """Bound where symlinked parents lead: an entry's own path was bounded as it was read."""

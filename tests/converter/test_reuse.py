@@ -72,7 +72,8 @@ class Desk:
             os.close(fd)
             self.opened = source.opened
         if cached:
-            rootfs.flat.lend(self.cache, Identity.of(path, str(path)))
+            for loan in rootfs.flat.loans():
+                self.cache.lend(loan, Identity.of(path, str(path)))
         content = path.read_bytes()
         assert rootfs.digest == digest(content)
         self.made.append(path)

@@ -119,11 +119,13 @@ def entry(dice: Dice) -> Entry:
             return Entry(one_of(dice, (path, path, b".")) + b"/.wh..wh..opq")
 
 
-def layer_tar(dice: Dice, entries: Sequence[Entry]) -> bytes:
-    """Write entries, each in a dialect that can say it."""
+def layer_tar(
+    dice: Dice, entries: Sequence[Entry], known: Sequence[str] = tarball.DIALECTS
+) -> bytes:
+    """Write entries, each in one of the known dialects that can say it."""
     members = []
     for item in entries:
-        dialects = [name for name in tarball.DIALECTS if tarball.fits(item, name)]
+        dialects = [name for name in known if tarball.fits(item, name)]
         dialect = one_of(dice, dialects)
         sparse = "gnu" if dialect == "gnu" else one_of(dice, tarball.SPARSE_PAX)
         members.append(tarball.member(item, dialect, sparse))
