@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.builder.treemap import Box, Rect, View, squarify
@@ -89,7 +89,6 @@ nodes = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(nodes, max_size=6).map(lambda children: directory("", *children)))
 def test_every_box_lies_in_its_directory(root: Node) -> None:
     views = draw(root, AREA.width, AREA.height, budget=2000)

@@ -332,7 +332,7 @@ def test_an_archive_of_endless_members(puller, tmp_path, monkeypatch):
         puller.resolve(f"docker-archive:{path}")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_damage_is_of_the_family(puller, tmp_path, data):
     content = bytearray(saved(tmp_path / "d.tar").read_bytes())

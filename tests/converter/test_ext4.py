@@ -106,7 +106,7 @@ def trees(draw: st.DrawFn) -> Inode:
     return root
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees())
 def test_any_tree_passes_e2fsck_and_reads_back(root: Inode) -> None:
     with TemporaryDirectory() as place:

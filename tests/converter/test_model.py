@@ -58,7 +58,6 @@ def modelled(layers: list[list[Entry]]) -> Model | None:
 @settings(
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    deadline=None,
 )
 @given(images())
 def test_any_image_becomes_what_the_model_says(

@@ -117,7 +117,7 @@ def test_a_file_that_comes_to_light_has_the_layer_read(desk: Desk) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None,
+    max_examples=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(images(), images(), st.booleans())

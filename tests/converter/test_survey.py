@@ -59,7 +59,7 @@ def is_hiding(entry: Entry) -> bool:
     return b"/.wh." in b"/" + entry.name
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(images())
 def test_layers_carry_and_waste_what_the_model_says(
     image: tuple[list[list[Entry]], list[bytes]],
@@ -92,7 +92,7 @@ def test_layers_carry_and_waste_what_the_model_says(
     assert seen.contents.root.names == len(model.tree)
 
 
-@settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(images(), st.sampled_from(["erofs", "ext4"]))
 def test_a_finished_image_holds_what_its_layers_show(
     image: tuple[list[list[Entry]], list[bytes]], rootfs_format: str

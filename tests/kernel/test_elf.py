@@ -154,7 +154,7 @@ def test_declared_sizes_cost_no_memory(tmp_path: Path, tiny_vmlinux: Path) -> No
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_anywhere_is_survived(
     tmp_path: Path, tiny_vmlinux: Path, damage: list[tuple[int, int]]
 ) -> None:
