@@ -19,7 +19,6 @@ from hyperbuild.converter.tree import NO_BLOCK
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
-    from types import TracebackType
 
     from hyperbuild.converter.extents import ExtentWriter
     from hyperbuild.converter.layer import Choice
@@ -47,12 +46,7 @@ class BlobChecks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=kind is not None)
         if kind is None:
@@ -103,15 +97,10 @@ class Reuse:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for donor in self._donors.values():
             donor.close()
-        self._checks.__exit__(kind, error, trace)
+        self._checks.__exit__(kind)
 
     def take(
         self,
