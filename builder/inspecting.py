@@ -17,6 +17,7 @@ from hyperbuild.converter import oci
 from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.converter.examine import examine_rootfs
 from hyperbuild.converter.indexes import read_indexes
+from hyperbuild.converter.layer_cache import LayerKey
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.progress import QUIET
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
+    from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.limits import Limits
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.store import Store
@@ -102,7 +104,7 @@ def inspect_name(context: Context, options: InspectOptions) -> Inspection:
 def _inspect_bundle(context: Context, name: str, files: BundleFiles, limits: Limits) -> Inspection:
     contents, points = _examine(context, files)
     layers = None
-    at_hand = _stored_image(context.store(), files.bundle)
+    at_hand = _stored_image(context.store(), context.layers(), files.bundle)
     if at_hand:
         image, source = at_hand
         survey = _survey(context, image, source, limits)
@@ -116,8 +118,10 @@ def _examine(context: Context, files: BundleFiles) -> tuple[Contents | None, tup
     return examined.contents, lint(examined, kernel, options)
 
 
-def _stored_image(store: Store, bundle: Bundle) -> tuple[SourceImage, ImageSource] | None:
-    """Return a bundle's image if the store has all of it.
+def _stored_image(
+    store: Store, cache: LayerCache, bundle: Bundle
+) -> tuple[SourceImage, ImageSource] | None:
+    """Return a bundle's image if the store has it, its layers read already or there too.
 
     Its reference is not followed: a bundle may be a stranger's, and so would be the place.
     """
@@ -129,9 +133,9 @@ def _stored_image(store: Store, bundle: Bundle) -> tuple[SourceImage, ImageSourc
     manifest = oci.Descriptor(oci.OCI_MANIFEST, bundle.image.manifest_digest, path.stat().st_size)
     with suppress(HyperbuildError):
         reference = parse_reference(bundle.image.reference)
-        source = LocalSource(reference, [manifest], DirectoryBlobs(store.root))
+        source = LocalSource(reference, [manifest], DirectoryBlobs(store.root), is_verified=True)
         image = source.resolve(Platform.parse(bundle.image.platform), QUIET)
-        if all(store.has(layer) for layer in image.manifest.layers):
+        if all(store.has(blob) or cache.has(LayerKey.of(blob, id_)) for blob, id_ in image.layers):
             return image, source
     return None
 

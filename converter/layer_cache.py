@@ -94,9 +94,13 @@ class LayerCache:
         found = self._files.read(f"{key.name}.index")
         return found and _decode(*found, where=where, first_entry=first_entry)
 
+    def has(self, key: LayerKey) -> bool:
+        """Tell whether a layer's entries are here, sound or not."""
+        return self._files.has(f"{key.name}.index")
+
     def keep(self, key: LayerKey, encoded: Encoded) -> None:
         """Keep the entries of a layer that was read to its verified end."""
-        if not self._files.has(f"{key.name}.index"):
+        if not self.has(key):
             fields, paths, rows = encoded
             self._files.write(f"{key.name}.index", fields, paths, rows)
 

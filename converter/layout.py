@@ -118,11 +118,15 @@ class DirectoryBlobs:
 class LocalSource:
     """An image among those offered by files; the layers are read where they are."""
 
-    is_verified = False
-
     def __init__(
-        self, reference: Reference, offered: Sequence[oci.Descriptor], blobs: Blobs
+        self,
+        reference: Reference,
+        offered: Sequence[oci.Descriptor],
+        blobs: Blobs,
+        *,
+        is_verified: bool = False,
     ) -> None:
+        self.is_verified = is_verified
         self._reference = reference
         self._offered = offered
         self._blobs = blobs

@@ -26,6 +26,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return layout(path, layer(*files), layer(f("noise", os.urandom(8 << 20))))
 
 
+@pytest.fixture
+def hyperbuild_env(hyperbuild_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Have no layer known from another test: what is known is not fetched and takes no time."""
+    return hyperbuild_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
 def start(env: dict[str, str], *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [HYPERBUILD, "-q", *PLAIN, *arguments],

@@ -17,6 +17,12 @@ PLAIN = ("convert", "--no-kernel")
 STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
+@pytest.fixture
+def hyperbuild_env(hyperbuild_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Have no layer known from another test: what is known is not fetched and takes no time."""
+    return hyperbuild_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
 def digest(path: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -78,7 +84,8 @@ def test_killed_while_it_fills_the_store(
 ) -> None:
     image = f"oci:{small}" if place == "store" else f"{registry}/test/small"
     data = tmp_path / "data"
-    wanted = run_cli(*PLAIN, image, env={"XDG_DATA_HOME": str(tmp_path / "whole")})
+    apart = {"XDG_DATA_HOME": str(tmp_path / "whole"), "XDG_CACHE_HOME": str(tmp_path / "apart")}
+    wanted = run_cli(*PLAIN, image, env=apart)
     status, killed = None, 0
     for status in crashes(signal.SIGKILL, [*PLAIN, image], hyperbuild_env, tmp_path / "log"):
         killed += status != 0
@@ -108,7 +115,8 @@ def test_asked_to_stop_at_any_moment(
     number: signal.Signals,
     place: str,
 ) -> None:
-    run_cli(*PLAIN, f"oci:{small}", "-o", tmp_path / "whole")
+    apart = {"XDG_CACHE_HOME": str(tmp_path / "apart")}
+    run_cli(*PLAIN, f"oci:{small}", "-o", tmp_path / "whole", env=apart)
     image = f"{registry}/test/small" if place == "registry" else f"oci:{small}"
     out = tmp_path / "out"
     command = [*PLAIN, image, *(["-o", str(out)] if place == "directory" else [])]
