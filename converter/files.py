@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
-import shutil
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -101,7 +99,7 @@ class Draft:
 
     def __init__(self, directory: Path) -> None:
         while True:
-            self.path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            self.path = directory / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
             self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             # Another run's sweep may have come between the two calls and removed it.
@@ -168,6 +166,8 @@ def copy_range(source: int, offset: int, target: int, position: int, size: int) 
 
 def sweep(directory: Path) -> None:
     """Remove the temporaries in directory whose writers are gone."""
+    import shutil
+
     for path in directory.glob(TEMPORARY_PREFIX + "*"):
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -243,7 +243,7 @@ def test_the_first_error_is_the_tools_own_before_makes() -> None:
 
 
 def test_the_hyperkernel_has_every_option_asked_for(kernel: Kernel) -> None:
-    assert dropped(load_profile("default"), parse_config(kernel.config.read_text())) == []
+    assert dropped(load_profile("dax"), parse_config(kernel.config.read_text())) == []
 
 
 def test_a_second_build_elsewhere_gives_the_same_bytes(

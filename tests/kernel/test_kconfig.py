@@ -133,13 +133,15 @@ def test_a_profile_asks_for_each_option_once(name: str) -> None:
 
 
 def test_an_unknown_profile_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(NotFoundError, match=r"no kernel profile 'huge'; there are: default"):
+    with pytest.raises(
+        NotFoundError, match=r"no kernel profile 'huge'; there are: micro, dax, full"
+    ):
         load_profile("huge")
 
 
 def test_linux_takes_every_request_and_knows_every_option(linux_tree: Path, tmp_path: Path) -> None:
     make = Make(linux_tree, tmp_path / "log", tmp_path)
-    configured = configure(linux_tree, load_profile("default"), make)
+    configured = configure(linux_tree, load_profile("dax"), make)
     assert configured.unknown == ()
     assert "CONFIG_FS_DAX=y\n" in configured.text
 
@@ -153,7 +155,7 @@ def test_options_that_linux_drops_silently_are_reported(linux_tree: Path, tmp_pa
     make = Make(linux_tree, tmp_path / "log", tmp_path)
     told = r"dropped CONFIG_BPF_JIT=y \(planted.config\), CONFIG_EROFS_FZ=y \(planted.config\);"
     with pytest.raises(ContentError, match=told):
-        configure(linux_tree, [*load_profile("default"), planted], make)
+        configure(linux_tree, [*load_profile("dax"), planted], make)
 
 
 def test_an_option_to_turn_off_that_linux_never_had_is_told(
