@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.parts import describe_kernel
 from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
@@ -18,7 +19,7 @@ from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
 from hyperbuild.converter.proof import prove
 from hyperbuild.converter.reuse import BlobChecks
-from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
+from hyperbuild.launcher.bundle import Bundle, ImageInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
         config=image.config.config,
         process=process,
         rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest, image.config.diff_ids),
-        kernel=_kernel_info(parts.kernel) if parts.kernel else None,
+        kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
     return bundle, rootfs.flat
@@ -173,10 +174,6 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, Flattened]:
 def lend(order: Order, flat: Flattened, path: Path) -> None:
     """Let later conversions take what they can from the finished root file system path."""
     flat.lend(order.cache, files.Identity.of(path, os.path.abspath(path)))  # noqa: PTH100
-
-
-def _kernel_info(kernel: Kernel) -> KernelInfo:
-    return KernelInfo(kernel.version, kernel.digest, kernel.config_digest)
 
 
 def store_bundle(store: Store, order: Order) -> StoredBundle:
