@@ -35,7 +35,7 @@ class Patch:
 
 
 def load_patches(profile: Profile) -> tuple[Patch, ...]:
-    """Return profile's patches; UnavailableError if one cannot be read, ContentError if it's none."""
+    """Return profile's patches; UnavailableError or ContentError if one is no use."""
     return tuple(_read(PATCHES / f"{name}.patch") for name in profile.patches)
 
 

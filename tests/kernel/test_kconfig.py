@@ -20,6 +20,7 @@ from hyperbuild.kernel.kconfig import (
     parse_fragment,
     read_fragment,
     render,
+    requests,
 )
 from hyperbuild.kernel.toolchain import Make
 
@@ -139,11 +140,26 @@ def test_an_unknown_profile_is_answered_with_those_that_exist() -> None:
         load_profile("huge")
 
 
-def test_linux_takes_every_request_and_knows_every_option(linux_tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PROFILES)
+def test_linux_takes_every_request_and_knows_every_option(
+    linux_tree: Path, tmp_path: Path, name: str
+) -> None:
     make = Make(linux_tree, tmp_path / "log", tmp_path)
-    configured = configure(linux_tree, load_profile("dax"), make)
+    configured = configure(linux_tree, load_profile(name), make)
     assert configured.unknown == ()
-    assert "CONFIG_FS_DAX=y\n" in configured.text
+    config = parse_config(configured.text)
+    assert (config.get("CONFIG_FS_DAX") == "y") == (name != "micro")
+    assert (config.get("CONFIG_NF_TABLES") == "y") == (name == "full")
+
+
+def test_full_has_whatever_the_others_turn_on() -> None:
+    full = requests(load_profile("full"))
+    for name in ("dax", "micro"):
+        asked = requests(load_profile(name)).values()
+        missing = [
+            option.name for option, _ in asked if option.value != "n" and option.name not in full
+        ]
+        assert missing == []
 
 
 def test_options_that_linux_drops_silently_are_reported(linux_tree: Path, tmp_path: Path) -> None:
