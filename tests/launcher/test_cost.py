@@ -39,7 +39,7 @@ def boot(
 @pytest.mark.parametrize(
     ("dax", "to_init", "to_application"),
     # The measured figure and a few percent: another QEMU or compiler counts a little differently.
-    [(True, "12.2M", "17M"), (False, "13.2M", "17M")],
+    [(True, "12.2M", "13.6M"), (False, "13.2M", "14.8M")],
 )
 def test_a_boot_stays_within_its_instructions(
     busybox: BundleFiles, dax: bool, to_init: str, to_application: str
