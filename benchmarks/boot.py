@@ -28,7 +28,10 @@ from tests.support.registry import free_port
 from tests.support.workshop import content_key, default_cache, made
 
 HYPERBUILD = Path(sys.executable).parent / "hyperbuild"
-EVENTS = ("init", "exec")
+EVENTS = ("hypervisor", "init", "app_exec")
+#: Steps whose guest instructions are counted, and the ways to the root file system.
+COUNTED = ("init", "app_exec")
+WAYS = ("dax", "blk")
 #: Seconds that one request waits. QEMU accepts connections at once; one from before the guest's
 #: network was up is retried only seconds later, so it is given up for a new one.
 _PATIENCE = 0.1
@@ -65,14 +68,28 @@ def measure_nginx(rounds: int) -> str:
         ]
         boot_once(bundle)
         (runs,) = alternate(rounds, partial(boot_once, bundle))
+        counted = [[step, *(count_to(bundle, step, way) for way in WAYS)] for step in COUNTED]
     medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     rows = [[title, f"{medians[name] * 1000:.0f}"] for name, title in _TITLES.items()]
-    return table(("from exec of `hyperbuild boot` to", "ms"), rows)
+    times = table(("from exec of `hyperbuild boot` to", "ms"), rows)
+    return times + "\n" + table(("M guest instructions to", "DAX", "virtio-blk"), counted)
+
+
+def count_to(bundle: str, step: str, rootfs: str) -> str:
+    """Return the millions of guest instructions to step, the root file system as rootfs says."""
+    with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
+        report = Path(work) / "boot.json"
+        argv: list[str | Path] = [HYPERBUILD, "boot", "--budget", f"insns:{step}=1G"]
+        argv += ["--rootfs", rootfs, "--report", report, bundle, "true"]
+        subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
+        (budget,) = json.loads(report.read_text())["budgets"]
+        return f"{budget['spent'] / 1e6:.1f}"
 
 
 _TITLES = {
+    "hypervisor": "the hypervisor's exec: what `hyperbuild boot` adds",
     "init": "hyperstart's first instruction",
-    "exec": "the application's exec",
+    "app_exec": "the application's exec",
     "page": "the first HTTP 200",
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.locating import find_stored, is_finished, open_finished
-from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
@@ -16,15 +17,15 @@ from hyperbuild.launcher.machine import (
     parse_memory,
     parse_port,
 )
-from hyperbuild.launcher.timeline import process_start
+from hyperbuild.launcher.timeline import Timeline, process_start
 from hyperbuild.launcher.vm import Streams, run_vm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
+    from hyperbuild.launcher.budget import Budget
     from hyperbuild.launcher.located import BundleFiles
-    from hyperbuild.launcher.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +45,56 @@ class BootOptions:
     rootfs_as: str
     require_dax: bool
     report: Path | None
+    budget: tuple[str, ...]
     accel: str
     pull: str
+    profile: str | None
     kernel_file: Path | None
     platform_text: str | None
     authfile: Path | None
 
 
 def boot_image(context: Context, options: BootOptions) -> int:
-    """Boot what options name and return the status to exit with; errors as for ``run_vm``."""
-    started = process_start()
-    machine = _machine_options(context, options)
+    """Boot what options name and return the status to exit with; errors as for ``run_vm``.
+
+    The report is written whatever comes of the boot.
+    """
+    timeline = Timeline()
+    timeline.mark("start", process_start())
+    budgets = _budgets(options)
+    machine = _machine_options(context, options, budgets)
     check_options(machine)
     files = _find(context, options)
-    result = run_vm(
-        files,
-        machine,
-        search_path=context.environment.get("PATH", ""),
-        streams=Streams(stdin=0 if options.interactive else None),
-        progress=context.console,
-        started=started,
-        on_started=lambda timeline: context.console.say(_summary(timeline)),
-    )
-    if options.report:
-        _write_report(options.report, result.timeline)
+    with ExitStack() as stack:
+        if options.report:
+            from hyperbuild.builder.boot_report import reported
+
+            reference = files.bundle.image.reference
+            stack.enter_context(reported(options.report, reference, timeline, budgets))
+        result = run_vm(
+            files,
+            machine,
+            search_path=context.environment.get("PATH", ""),
+            streams=Streams(stdin=0 if options.interactive else None),
+            progress=context.console,
+            timeline=timeline,
+            budgets=budgets,
+            on_started=lambda timeline: context.console.say(_summary(timeline)),
+        )
     return result.status
 
 
-def _machine_options(context: Context, options: BootOptions) -> MachineOptions:
+def _budgets(options: BootOptions) -> tuple[Budget, ...]:
+    if not options.budget:
+        return ()
+    from hyperbuild.launcher.budget import parse_budget
+
+    return tuple(parse_budget(text) for text in options.budget)
+
+
+def _machine_options(
+    context: Context, options: BootOptions, budgets: tuple[Budget, ...]
+) -> MachineOptions:
     return MachineOptions(
         memory=parse_memory(options.memory),
         cpus=options.cpus,
@@ -83,6 +106,8 @@ def _machine_options(context: Context, options: BootOptions) -> MachineOptions:
         dax=options.rootfs_as == "dax",
         require_dax=options.require_dax,
         accel=Accel(options.accel),
+        counting=any(budget.instructions for budget in budgets),
+        watch=bool(options.report) or any(budget.phase == "listening" for budget in budgets),
         timeout=options.timeout,
     )
 
@@ -92,22 +117,29 @@ def _find(context: Context, options: BootOptions) -> BundleFiles:
     if is_finished(options.image):
         _refuse_image_options(options)
         return open_finished(context, options.image)
-    if options.pull == "missing" and not options.kernel_file and not options.platform_text:
+    chosen = options.kernel_file or options.platform_text or options.profile
+    if options.pull == "missing" and not chosen:
         found = find_stored(context, options.image)
         if found and found.kernel:
             return found
     from hyperbuild.builder.converting import Request, stored_bundle
+    from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
 
-    return stored_bundle(
-        context,
-        Request(options.image, options.platform_text, options.authfile, options.kernel_file),
-    ).files
+    request = Request(
+        options.image,
+        options.platform_text,
+        options.authfile,
+        options.kernel_file,
+        options.profile or DEFAULT_PROFILE,
+    )
+    return stored_bundle(context, request).files
 
 
 def _refuse_image_options(options: BootOptions) -> None:
     """Say so where options choose what a finished bundle has settled."""
     given = {
         "--kernel": options.kernel_file,
+        "--profile": options.profile,
         "--platform": options.platform_text,
         "--authfile": options.authfile,
         "--pull always": options.pull == "always",
@@ -129,10 +161,3 @@ def _summary(timeline: Timeline) -> str:
     ]
     total = (steps[-1].nanoseconds - steps[0].nanoseconds) / 1e6
     return f"application started after {total:.0f} ms ({', '.join(parts)})"
-
-
-def _write_report(path: Path, timeline: Timeline) -> None:
-    try:
-        path.write_text(timeline.to_json())
-    except OSError as error:
-        raise UnavailableError(f"cannot write the report {path}: {error.strerror}") from error

@@ -11,13 +11,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.parts import describe_kernel
 from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
 from hyperbuild.converter.reuse import BlobChecks
-from hyperbuild.launcher.bundle import Bundle, ImageInfo, KernelInfo, RootfsInfo
+from hyperbuild.launcher.bundle import Bundle, ImageInfo, RootfsInfo
 from hyperbuild.launcher.located import BundleFiles
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, list[Loan]]:
         config=image.config.config,
         process=process,
         rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest, image.config.diff_ids),
-        kernel=_kernel_info(parts.kernel) if parts.kernel else None,
+        kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
     loans = rootfs.flat.loans()
@@ -180,10 +181,6 @@ def lend(order: Order, loans: Iterable[Loan], path: Path) -> None:
     identity = files.Identity.of(path, os.path.abspath(path))  # noqa: PTH100
     for loan in loans:
         order.cache.lend(loan, identity)
-
-
-def _kernel_info(kernel: Kernel) -> KernelInfo:
-    return KernelInfo(kernel.version, kernel.digest, kernel.config_digest)
 
 
 def store_bundle(store: Store, order: Order) -> StoredBundle:

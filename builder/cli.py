@@ -1,30 +1,27 @@
 """The command line: options in, one call, results out. What is done is done elsewhere.
 
-stdout carries results, stderr messages. Exit status: 0, 1 for a failure told in one line, 2 for
-usage; ``boot`` has the guest's own, or 125 for a failure of ours. Modules are imported by the
+stdout carries results, stderr messages; ``main`` gives the exit status. Modules are imported by the
 command that needs them, so that no command waits for another's.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperbuild.builder.boot_command import BootCommand, boot_options
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import Context, read_context
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
-from hyperbuild.converter.errors import HyperbuildError, InputError
+from hyperbuild.converter.errors import InputError
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-BOOT_FAILURE = 125
-INTERRUPTED = 130
 
 _pass_context = click.make_pass_decorator(Context)
 _authfile = click.option(
@@ -32,6 +29,13 @@ _authfile = click.option(
 )
 _platform = click.option(
     "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Default: linux on this CPU."
+)
+_profile = click.option(
+    "--profile",
+    type=click.Choice(tuple(PROFILES)),
+    default=DEFAULT_PROFILE,
+    show_default=True,
+    help="The HyperKernel's profile (see `kernel list`).",
 )
 _kernel_file = click.option(
     "--kernel",
@@ -72,8 +76,7 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
     Every option can be set by a variable: HYPERBUILD_QUIET, HYPERBUILD_CONVERT_PLATFORM, …
     """
     ctx.meta["debug"] = debug
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    ctx.obj = read_context(os.environ, Console(quiet=quiet, color=color))
+    ctx.obj = read_context(os.environ, Console.for_stderr(quiet=quiet))
 
 
 @cli.command()
@@ -96,6 +99,7 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
     "--verify", is_flag=True, help="Read the layers again and compare every file with the result."
 )
 @_kernel_file
+@_profile
 @_platform
 @_authfile
 @limit_options
@@ -111,6 +115,7 @@ def convert(
     no_kernel: bool,
     as_json: bool,
     kernel_file: Path | None,
+    profile: str,
     platform_text: str | None,
     authfile: Path | None,
     aligns: bool,
@@ -133,6 +138,7 @@ def convert(
             platform_text,
             authfile,
             kernel_file,
+            profile,
             with_kernel=not no_kernel,
             rootfs_format=rootfs_format,
             limits=read_limits(limits),
@@ -144,105 +150,10 @@ def convert(
     click.echo(result.to_json() if as_json else result.name)
 
 
-class _BootCommand(click.Command):
-    """Takes options before and after IMAGE; from the first word behind them on, all is CMD."""
-
-    allow_interspersed_args = False
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        image = self._options_end(args)
-        if image < len(args) and args[image] != "--":
-            command = image + 1 + self._options_end(args[image + 1 :])
-            rest = args[command + 1 :] if args[command : command + 1] == ["--"] else args[command:]
-            args = [*args[:image], *args[image + 1 : command], "--", args[image], *rest]
-        return super().parse_args(ctx, args)
-
-    def _options_end(self, args: list[str]) -> int:
-        """Count the words, options and their values, before the first that is neither."""
-        position = 0
-        while position < len(args) and len(args[position]) > 1 and args[position][0] == "-":
-            if args[position] == "--":
-                break
-            position += 2 if self._wants_value(args[position]) else 1
-        return min(position, len(args))
-
-    def _wants_value(self, word: str) -> bool:
-        """Tell whether the value of the option (or the last of a cluster) is the next word."""
-        valued = {
-            name
-            for option in self.params
-            if isinstance(option, click.Option) and not option.is_flag
-            for name in option.opts
-        }
-        if word.startswith("--"):
-            return word in valued
-        first = next((at for at, letter in enumerate(word[1:], 1) if f"-{letter}" in valued), 0)
-        return first == len(word) - 1
-
-
-@cli.command(cls=_BootCommand)
+@cli.command(cls=BootCommand)
 @click.argument("image", metavar="IMAGE|BUNDLE")
 @click.argument("command", nargs=-1, metavar="[CMD]...")
-@click.option(
-    "-p",
-    "--publish",
-    multiple=True,
-    metavar="[IP:]HOST:GUEST[/udp]",
-    help="Forward a host port to the guest.",
-)
-@click.option(
-    "-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone takes the host's."
-)
-@click.option("-m", "--memory", default="256M", show_default=True, metavar="SIZE", help="RAM.")
-@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="CPUs.")
-@click.option("--hostname", default="", help="Host name of the guest; default: random.")
-@click.option(
-    "--network",
-    type=click.Choice(["user", "none"]),
-    default="user",
-    show_default=True,
-    help="The guest's network.",
-)
-@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on to the application.")
-@click.option(
-    "--pull",
-    type=click.Choice(["missing", "always"]),
-    default="missing",
-    show_default=True,
-    help="Ask the registry only for what is not in the store, or always.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="S",
-    help="Stop the guest after S seconds, with status 124.",
-)
-@click.option(
-    "--rootfs",
-    "rootfs_as",
-    type=click.Choice(["dax", "blk"]),
-    default="dax",
-    show_default=True,
-    help="Map the root file system (persistent memory), or read it as a block device.",
-)
-@click.option("--require-dax", is_flag=True, help="Fail unless the guest proves that DAX works.")
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.json",
-    help="Write the boot timeline into FILE.json.",
-)
-@click.option(
-    "--accel",
-    type=click.Choice(["auto", "kvm", "tcg"]),
-    default="auto",
-    show_default=True,
-    envvar="HYPERBUILD_ACCEL",
-    help="Hardware virtualization or emulation.",
-)
-@_kernel_file
-@_platform
-@_authfile
+@boot_options
 @_pass_context
 def boot(context: Context, /, **options: Any) -> int:
     """Boot IMAGE, or a BUNDLE (a directory or a digest of `images`), and run its application.
@@ -253,7 +164,13 @@ def boot(context: Context, /, **options: Any) -> int:
     a timeout.
     """
     from hyperbuild.builder.booting import BootOptions, boot_image
+    from hyperbuild.launcher.budget import parse_budget
 
+    try:
+        for text in options["budget"]:
+            parse_budget(text)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
     return boot_image(context, BootOptions(**options))
 
 
@@ -327,24 +244,35 @@ def kernel() -> None:
 )
 @click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs; default: all CPUs.")
+@_profile
 @_pass_context
 def kernel_build(
-    context: Context, *, source: str | None, sha256: str | None, jobs: int | None
+    context: Context, *, source: str | None, sha256: str | None, jobs: int | None, profile: str
 ) -> None:
     """Build the HyperKernel, unless the cache has it, and print its path."""
     from hyperbuild.builder.parts import make_kernel
 
-    click.echo(make_kernel(context, source=source, sha256=sha256, jobs=jobs).path)
+    made = make_kernel(context, source=source, sha256=sha256, profile=profile, jobs=jobs)
+    click.echo(made.path)
 
 
 @kernel.command("list")
 @_pass_context
 def kernel_list(context: Context) -> None:
-    """List the kernels in the cache."""
-    from hyperbuild.builder.report import kernels_as_table
+    """List the profiles, and the kernels in the cache."""
+    from hyperbuild.builder.report import kernels_as_table, profiles_as_table
     from hyperbuild.kernel.build import cached_kernels
 
-    click.echo(kernels_as_table(cached_kernels(context.cache)))
+    click.echo(profiles_as_table() + "\n\n" + kernels_as_table(cached_kernels(context.cache)))
+
+
+@kernel.command("explain")
+@click.argument("option", metavar="OPTION")
+def kernel_explain(option: str) -> None:
+    """Print what each profile asks for OPTION (FS_DAX, CONFIG_FS_DAX) and why."""
+    from hyperbuild.builder.report import option_as_text
+
+    click.echo(option_as_text(option))
 
 
 @cli.group()
@@ -385,61 +313,13 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "hyperbuild", "_HYPERBUILD_COMPLETE").source())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its status."""
-    _open_standard_files()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _terminate(number: int, _: object) -> None:
-    """Leave by an exception, so that everything half-made is taken back on the way out."""
-    raise SystemExit(128 + number)
-
-
-def _open_standard_files() -> None:
-    """Put /dev/null where a standard descriptor is closed: the next file opened would take it."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-def _run(arguments: list[str]) -> int:
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    failure = BOOT_FAILURE if command == "boot" else 1
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run the command that arguments say and return its status; usage errors are told here."""
     try:
-        status: Any = cli.main(arguments, prog_name="hyperbuild", standalone_mode=False)
-        sys.stdout.flush()
+        status: Any = cli.main(list(arguments), prog_name="hyperbuild", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return failure
-    except HyperbuildError as error:
-        return _fail(error, str(error), max(failure, error.exit_status), arguments)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(error, f"{place}{error.strerror or error}", failure, arguments)
-    except Exception as error:
-        text = f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"
-        return _fail(error, text, failure, arguments)
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
     return status if isinstance(status, int) else 0
-
-
-def _fail(error: Exception, text: str, status: int, arguments: list[str]) -> int:
-    from hyperbuild.converter.errors import printable
-
-    if "--debug" in arguments or os.environ.get("HYPERBUILD_DEBUG"):
-        import traceback
-
-        traceback.print_exception(error)
-    print(f"Error: {printable(text)}", file=sys.stderr)
-    return status

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from hyperbuild.converter.errors import printable
 from hyperbuild.converter.progress import Task
@@ -37,6 +38,11 @@ class Console:
 
     quiet: bool
     color: bool
+
+    @classmethod
+    def for_stderr(cls, *, quiet: bool) -> Self:
+        """Return one whose colors fit where stderr leads, unless NO_COLOR is set."""
+        return cls(quiet, color=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
 
     def say(self, message: str) -> None:
         """Tell the user one line."""

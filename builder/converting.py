@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import Order, Parts, StoredBundle, store_bundle
 from hyperbuild.builder.export import export_bundle
-from hyperbuild.builder.parts import custom_kernel, default_kernel, make_initramfs
+from hyperbuild.builder.parts import custom_kernel, make_initramfs, profile_kernel
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.source import open_source
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Request:
     platform: str | None = None
     authfile: Path | None = None
     kernel_file: Path | None = None
+    profile: str = DEFAULT_PROFILE
     with_kernel: bool = True
     rootfs_format: str = "erofs"
     limits: Limits = DEFAULT_LIMITS
@@ -113,7 +115,10 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
 def _parts(context: Context, request: Request) -> Parts:
     if not request.with_kernel:
         return Parts(None, None)
-    kernel = custom_kernel(request.kernel_file) if request.kernel_file else default_kernel(context)
+    if request.kernel_file:
+        kernel = custom_kernel(request.kernel_file)
+    else:
+        kernel = profile_kernel(context, request.profile)
     return Parts(kernel, make_initramfs(context))
 
 

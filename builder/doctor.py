@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ class Finding:
 def examine(context: Context) -> list[Finding]:
     """Run all checks; none of them changes anything."""
     checks: list[Callable[[Context], Finding]] = [
-        _qemu,
+        _hypervisor,
         _acceleration,
         _musl,
         _kernel,
@@ -63,13 +62,15 @@ def render(findings: list[Finding], *, color: bool) -> str:
     return "\n".join(lines)
 
 
-def _qemu(_: Context) -> Finding:
-    path = shutil.which("qemu-system-x86_64")
-    if path is None:
-        return Finding("hypervisor", False, "QEMU is missing", "apt install qemu-system-x86")
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    version = done.stdout.partition("\n")[0]
-    return Finding("hypervisor", done.returncode == 0, version or path, "reinstall QEMU")
+def _hypervisor(context: Context) -> Finding:
+    from hyperbuild.launcher.vm import DRIVER
+
+    try:
+        program = DRIVER.find(context.environment.get("PATH", ""))
+        return Finding("hypervisor", True, DRIVER.version(program))
+    except HyperbuildError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        return Finding("hypervisor", False, what, remedy.removeprefix("run: "))
 
 
 def _acceleration(context: Context) -> Finding:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import NotFoundError
 from hyperbuild.converter.files import open_regular
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
+from hyperbuild.launcher.bundle import MACHINE_OPTIONS, KernelInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,32 +26,37 @@ def make_kernel(
     *,
     source: str | None = None,
     sha256: str | None = None,
+    profile: str = DEFAULT_PROFILE,
     jobs: int | None = None,
 ) -> Kernel:
-    """Return the HyperKernel of source from the cache, built first if it is not there."""
+    """Return the HyperKernel of source and profile from the cache, built first if not there."""
     from hyperbuild.kernel.build import build_kernel, find_kernel
     from hyperbuild.kernel.source import find_source
 
     found = find_source(context.cache, source, sha256, progress=context.console)
-    kernel = find_kernel(context.cache, found)
+    kernel = find_kernel(context.cache, found, profile)
     if kernel is None:
         context.console.say(
-            f"building the HyperKernel {found.version} once; this takes some minutes"
+            f"building the HyperKernel {found.version} ({profile}) once; this takes some minutes"
         )
         kernel = build_kernel(
-            context.cache, found, jobs=jobs or os.cpu_count() or 1, progress=context.console
+            context.cache,
+            found,
+            profile=profile,
+            jobs=jobs or os.cpu_count() or 1,
+            progress=context.console,
         )
     return kernel
 
 
-def default_kernel(context: Context) -> Kernel:
+def profile_kernel(context: Context, profile: str) -> Kernel:
     """Return the HyperKernel as ``make_kernel``; a cached one where there is no source to build."""
     from hyperbuild.kernel.build import cached_kernels
 
     try:
-        return make_kernel(context)
+        return make_kernel(context, profile=profile)
     except NotFoundError:
-        cached = cached_kernels(context.cache)
+        cached = [kernel for kernel in cached_kernels(context.cache) if kernel.profile == profile]
         if not cached:
             raise
         return cached[-1]
@@ -70,7 +77,14 @@ def custom_kernel(path: Path) -> Kernel:
         size=path.stat().st_size,
         config_digest=digest,
         key="",
+        profile="",
     )
+
+
+def describe_kernel(kernel: Kernel) -> KernelInfo:
+    """Return what a bundle says of kernel; of a file of the user's own no options are known."""
+    known = tuple(name for name in MACHINE_OPTIONS if kernel.has(name)) if kernel.key else None
+    return KernelInfo(kernel.version, kernel.digest, kernel.config_digest, known)
 
 
 def make_initramfs(context: Context) -> Initramfs:

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import DIGEST_SHOWN
-from hyperbuild.converter.errors import printable
+from hyperbuild.converter.errors import NotFoundError, printable
+from hyperbuild.kernel.kconfig import PROFILES, load_profile, requests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -67,9 +68,10 @@ def bundles_as_json(bundles: Iterable[StoredBundle]) -> str:
 def kernels_as_table(kernels: Iterable[Kernel]) -> str:
     """Show kernels as ``hyperbuild kernel list`` does."""
     return table(
-        ("VERSION", "DIGEST", "SIZE", "PATH"),
+        ("PROFILE", "VERSION", "DIGEST", "SIZE", "PATH"),
         (
             (
+                kernel.profile,
                 kernel.version,
                 kernel.digest[:DIGEST_SHOWN],
                 f"{kernel.size / (1 << 20):.1f} MiB",
@@ -78,3 +80,37 @@ def kernels_as_table(kernels: Iterable[Kernel]) -> str:
             for kernel in kernels
         ),
     )
+
+
+def profiles_as_table() -> str:
+    """Show the kernel's profiles and the fragments they are made of."""
+    return table(
+        ("PROFILE", "FOR", "FRAGMENTS"),
+        (
+            (profile.name, profile.purpose, " ".join(profile.fragments))
+            for profile in PROFILES.values()
+        ),
+    )
+
+
+def option_as_text(name: str) -> str:
+    """Say what each profile asks for the kernel option name, and why; NotFoundError if none does.
+
+    Without a request an option is as Linux's own defaults and what others select make it.
+    """
+    full = name.upper() if name.upper().startswith("CONFIG_") else f"CONFIG_{name.upper()}"
+    lines = []
+    for profile in PROFILES:
+        asked = requests(load_profile(profile)).get(full)
+        if asked:
+            option, fragment = asked
+            lines.append(f"{profile:7}{full}={option.value}  ({fragment.name}.config)")
+            lines.append(f"{'':7}{option.reason}")
+        else:
+            lines.append(f"{profile:7}not asked for")
+    if len(lines) == len(PROFILES):
+        raise NotFoundError(
+            f"no profile asks for {full}; it is as Linux's defaults make it: see the file config "
+            "beside a kernel of `hyperbuild kernel list`"
+        )
+    return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -185,6 +184,8 @@ def copy_range(source: int, offset: int, target: int, position: int, size: int) 
 
 def sweep(directory: Path) -> None:
     """Remove the temporaries in directory whose writers are gone."""
+    import shutil
+
     for path in directory.glob(TEMPORARY_PREFIX + "*"):
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NewType
 
+from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import ContentError, InputError, printable
 
 if TYPE_CHECKING:
@@ -49,22 +50,8 @@ LAYER_COMPRESSION: Mapping[str, str] = {
 #: Largest index, manifest or config that is read, in bytes (the size registries themselves accept).
 DOCUMENT_LIMIT = 4 << 20
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
-
 #: A digest of an uncompressed layer (config.md, "Layer DiffID").
 DiffID = NewType("DiffID", str)
-
-
-def check_digest(text: object, where: str) -> str:
-    """Return text as an "algorithm:hex" digest; ContentError names where it stood."""
-    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
-        raise ContentError(f"{where}: {printable(str(text))!r} is not a sha256 or sha512 digest")
-    return text
-
-
-def is_digest(text: str) -> bool:
-    """Tell whether text is a sha256 or sha512 digest."""
-    return _DIGEST.fullmatch(text) is not None
 
 
 def hasher(digest: str) -> hashlib._Hash:

@@ -17,6 +17,7 @@ import oras.provider
 import requests
 
 from hyperbuild.converter import oci
+from hyperbuild.converter.digests import is_digest
 from hyperbuild.converter.errors import (
     AccessError,
     ContentError,
@@ -125,7 +126,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             declared = response.headers.get("Docker-Content-Digest", "")
         digest = reference if ":" in reference else declared
-        if oci.is_digest(digest) and not oci.matches(digest, content):
+        if is_digest(digest) and not oci.matches(digest, content):
             raise VerificationError(
                 f"{self.endpoint.name}: manifest {reference} has other bytes than its digest "
                 f"{printable(digest)} says; push the image again"

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter import files, oci
+from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import UnavailableError
 from hyperbuild.converter.partial import never, partial
 from hyperbuild.converter.partial import sweep as sweep_partials
@@ -42,7 +43,7 @@ class Store:
 
     def blob_path(self, digest: str) -> Path:
         """Return where the blob of that digest is, or would be."""
-        algorithm, _, encoded = oci.check_digest(digest, "content store").partition(":")
+        algorithm, _, encoded = check_digest(digest, "content store").partition(":")
         return self.root / "blobs" / algorithm / encoded
 
     def has(self, descriptor: oci.Descriptor) -> bool:

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.errors import InputError, ToolError
 from hyperbuild.converter.files import TEMPORARY_PREFIX, fsync_directory, locked, sweep
 from hyperbuild.kernel.elf import read_kernel
-from hyperbuild.kernel.kconfig import configure, load_profile, render
+from hyperbuild.kernel.kconfig import (
+    DEFAULT_PROFILE,
+    configure,
+    find_profile,
+    load_profile,
+    parse_config,
+    render,
+)
+from hyperbuild.kernel.patching import apply_patches, load_patches
 from hyperbuild.kernel.source import SKIPPED, unpack
 from hyperbuild.kernel.toolchain import Make, check_tools, toolchain
 
@@ -34,10 +42,11 @@ if TYPE_CHECKING:
 
     from hyperbuild.converter.progress import Progress
     from hyperbuild.kernel.kconfig import Fragment
+    from hyperbuild.kernel.patching import Patch
     from hyperbuild.kernel.source import KernelSource
 
 #: Part of every key: raised when the steps below change what they make.
-_RECIPE = 1
+_RECIPE = 2
 
 _COMPILED = ("  CC ", "  AS ", "  HOSTCC ")
 
@@ -52,18 +61,23 @@ class Kernel:
     size: int
     config_digest: str
     key: str
+    profile: str
 
     @property
     def config(self) -> Path:
         """The .config it was built with."""
         return self.path.with_name("config")
 
+    def has(self, option: str) -> bool:
+        """Whether it was built with option ("CONFIG_SMP")."""
+        return parse_config(self.config.read_text(encoding="ascii")).get(option) == "y"
+
 
 def build_kernel(
     cache: Path,
     source: KernelSource,
     *,
-    profile: str = "default",
+    profile: str = DEFAULT_PROFILE,
     jobs: int,
     progress: Progress,
 ) -> Kernel:
@@ -73,8 +87,8 @@ def build_kernel(
     source do, and ToolError when a tool is missing or fails; then nothing is published.
     """
     room = cache / "kernel"
-    fragments = load_profile(profile)
-    key = _key(source, fragments)
+    fragments, patches = _loaded(profile)
+    key = _key(source, fragments, patches)
     if kernel := _load(room / key):
         return kernel
     with locked(room / f".lock-{key}"):
@@ -87,8 +101,9 @@ def build_kernel(
             log = _made(room / "logs") / f"{key}.log"
             log.unlink(missing_ok=True)
             make = Make(scratch / "tree", log, _made(scratch / "tmp"))
+            apply_patches(scratch / "tree", patches, make, progress)
             config = _compile(scratch / "tree", fragments, make, jobs, progress)
-            _describe(_made(scratch / "out"), scratch / "tree", config, source)
+            _describe(_made(scratch / "out"), scratch / "tree", config, source, profile)
             _publish(scratch / "out", room / key)
             log.unlink()
         kernel = _load(room / key)
@@ -97,10 +112,10 @@ def build_kernel(
         return kernel
 
 
-def find_kernel(cache: Path, source: KernelSource, profile: str = "default") -> Kernel | None:
+def find_kernel(cache: Path, source: KernelSource, profile: str = DEFAULT_PROFILE) -> Kernel | None:
     """Return the kernel that ``build_kernel`` would return without building, or None."""
     room = cache / "kernel"
-    return _load(room / _key(source, load_profile(profile)))
+    return _load(room / _key(source, *_loaded(profile)))
 
 
 def cached_kernels(cache: Path) -> list[Kernel]:
@@ -109,8 +124,13 @@ def cached_kernels(cache: Path) -> list[Kernel]:
     return sorted((kernel for kernel in found if kernel), key=lambda it: (it.version, it.key))
 
 
-def _key(source: KernelSource, fragments: Sequence[Fragment]) -> str:
-    made_of = [_RECIPE, SKIPPED, source.digest, render(fragments), toolchain()]
+def _loaded(profile: str) -> tuple[tuple[Fragment, ...], tuple[Patch, ...]]:
+    return load_profile(profile), load_patches(find_profile(profile))
+
+
+def _key(source: KernelSource, fragments: Sequence[Fragment], patches: Sequence[Patch]) -> str:
+    changes = [patch.diff for patch in patches]
+    made_of = [_RECIPE, SKIPPED, source.digest, render(fragments), changes, toolchain()]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -135,6 +155,7 @@ def _load(directory: Path) -> Kernel | None:
             int(note["size"]),
             str(note["config_digest"]),
             directory.name,
+            str(note["profile"]),
         )
         return kernel if path.stat().st_size == kernel.size else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -184,7 +205,7 @@ def _compile(
     return configured.text
 
 
-def _describe(out: Path, tree: Path, config: str, source: KernelSource) -> None:
+def _describe(out: Path, tree: Path, config: str, source: KernelSource, profile: str) -> None:
     """Fill out with vmlinux, config and kernel.json."""
     shutil.move(tree / "vmlinux", out / "vmlinux")
     (out / "config").write_text(config, encoding="ascii")
@@ -196,6 +217,7 @@ def _describe(out: Path, tree: Path, config: str, source: KernelSource) -> None:
         "digest": f"sha256:{digest}",
         "size": image.size,
         "config_digest": f"sha256:{hashlib.sha256(config.encode()).hexdigest()}",
+        "profile": profile,
         "source": source.digest,
         "toolchain": toolchain(),
     }

@@ -30,6 +30,7 @@ TOOLS = {
     "tar": "tar",
     "xz": "xz-utils",
     "perl": "perl",
+    "patch": "patch",
 }
 
 #: Words of a failure, from the most telling: a tool's own, then make's line about it.

@@ -3,7 +3,7 @@
     files = located.open_directory(Path("nginx"))            # or the builder's, from the store
     options = machine.MachineOptions(ports=(machine.parse_port("8080:80"),))
     result = vm.run_vm(files, options, search_path=os.environ["PATH"])
-    sys.stderr.write(result.timeline.render_text())
+    print(json.dumps(result.timeline.document()))
     sys.exit(result.status)
 
 | module | what it gives |
@@ -13,9 +13,10 @@
 | ``machine`` | ``MachineOptions``, ``parse_port``, ``parse_memory``, ``parse_env``; ``Machine`` |
 | ``vm`` | ``run_vm`` -> ``VMResult`` |
 | ``timeline`` | ``Timeline``: steps of host and guest on one clock; ``process_start`` |
+| ``budget`` | ``parse_budget``, ``Budget``: how late a step may come |
 | ``errors`` | ``BootError``, ``LaunchError`` |
-| ``host``, ``qemu`` | what ``doctor`` asks: ``read_cpu``, ``choose_accel``, ``find_qemu`` |
+| ``host`` | what ``doctor`` asks: ``read_cpu``, ``choose_accel`` |
+| ``driver`` | ``Driver``: what a hypervisor's module, like ``qemu``, gives (docs/drivers.md) |
 
-The rest serves these. A hypervisor is one module like ``qemu``: a pure function from ``Machine`` to
-a command, and one from its last words to an error. Nothing here reads the environment.
+The rest serves these. Nothing here reads the environment.
 """

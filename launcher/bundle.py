@@ -7,12 +7,12 @@
                  "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
                  "labels", "findings": [{"name", "text", "status"}, …]},
  "rootfs":      {"format", "size", "digest", "diffIds"},
- "kernel":      {"version", "digest", "configDigest"} or null,
+ "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
  "initramfs":   {"digest"} or null,
  "commandLine": [word, …]}
 
 Version 1, which is read too, had a text "problem" (of the user, empty if there was none) where
-version 2 has findings.
+version 2 has findings, and no options of the kernel.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import ContentError, printable
-from hyperbuild.converter.oci import check_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,16 @@ SCHEMA_VERSION = 2
 
 #: File system formats that hyperstart mounts as the root.
 ROOTFS_FORMATS = ("erofs", "ext4")
+
+#: Kernel options that a machine may need (launcher/machine.py and the drivers ask for them).
+MACHINE_OPTIONS = (
+    "CONFIG_EROFS_FS",
+    "CONFIG_EXT4_FS",
+    "CONFIG_FS_DAX",
+    "CONFIG_SMP",
+    "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES",
+    "CONFIG_VIRTIO_PCI",
+)
 
 _ID_LIMIT = 2**32 - 1
 #: The statuses of docker for a container that was not started.
@@ -103,11 +113,15 @@ class RootfsInfo:
 
 @dataclass(frozen=True, slots=True)
 class KernelInfo:
-    """The kernel: release ("6.1.192"), digest of vmlinux, digest of its .config."""
+    """The kernel: release ("6.1.192"), digest of vmlinux, digest of its .config.
+
+    ``options`` are those of ``MACHINE_OPTIONS`` that it has; None if nobody knows.
+    """
 
     version: str
     digest: str
     config_digest: str
+    options: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "version": kernel.version,
             "digest": kernel.digest,
             "configDigest": kernel.config_digest,
+            "options": None if kernel.options is None else list(kernel.options),
         },
         "initramfs": bundle.initramfs and {"digest": bundle.initramfs},
         "commandLine": list(bundle.command_line),
@@ -263,6 +278,12 @@ class _Fields:
             raise ContentError(f"{self.where(key)} is not an array of strings")
         return tuple(items)
 
+    def texts_or_null(self, key: str) -> tuple[str, ...] | None:
+        if self._rest.get(key, ()) is None:
+            del self._rest[key]
+            return None
+        return self.texts(key)
+
     def object(self, key: str) -> Mapping[str, Any]:
         value = self.take(key)
         if not isinstance(value, dict):
@@ -283,7 +304,7 @@ def _bundle(fields: _Fields, version: int) -> Bundle:
         config=fields.object("config"),
         process=_process(fields.inner("process"), version),
         rootfs=_rootfs(fields.inner("rootfs")),
-        kernel=_kernel(fields.optional("kernel")),
+        kernel=_kernel(fields.optional("kernel"), version),
         initramfs=_initramfs(fields.optional("initramfs")),
         command_line=fields.texts("commandLine"),
     )
@@ -386,13 +407,14 @@ def _rootfs(fields: _Fields) -> RootfsInfo:
     return rootfs
 
 
-def _kernel(fields: _Fields | None) -> KernelInfo | None:
+def _kernel(fields: _Fields | None, version: int) -> KernelInfo | None:
     if fields is None:
         return None
     kernel = KernelInfo(
         version=fields.text("version"),
         digest=fields.digest("digest"),
         config_digest=fields.digest("configDigest"),
+        options=None if version == 1 else fields.texts_or_null("options"),
     )
     fields.end()
     return kernel

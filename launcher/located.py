@@ -5,7 +5,6 @@ DIR/bundle.json  DIR/rootfs.erofs (or rootfs.ext4)  DIR/vmlinux  DIR/initramfs.c
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,5 +106,7 @@ def _check_digests(files: BundleFiles) -> None:
 
 
 def _digest(path: Path, algorithm: str) -> str:
+    import hashlib
+
     with os.fdopen(open_regular(path), "rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

@@ -23,7 +23,13 @@ STREAM_PORT = "sh.hyper.channel.1"
 #: A pmem device starts and ends on the CPU's large pages, or the guest kernel drops DAX.
 DAX_ALIGNMENT = 2 << 20
 
+#: The rate of the time stamp counter of a guest whose instructions are counted.
+COUNTING_KHZ = 1_000_000
+
+#: MiB that hold the kernel, hyperstart and a small application.
 _SMALLEST_MEMORY = 48
+#: Bytes of a mapped file for each byte of RAM that the guest's kernel describes its pages with.
+_MAPPED_PER_BYTE = 4096 // 64
 _LARGEST_MEMORY = 512 << 10
 _LARGEST_CPUS = 64
 
@@ -60,7 +66,9 @@ class MachineOptions:
     memory is in MiB, timeout and grace in seconds. args replace the image's Cmd (none: keep it),
     env holds what ``parse_env`` returns. An empty hostname gets a random one. Without network the
     guest has its loopback alone. dax maps the root file system as persistent memory where its
-    size allows; require_dax makes anything less an error.
+    size and the kernel allow; require_dax makes anything less an error. counting has the guest's
+    instructions be its clock, which needs emulation; watch has hyperstart look for the first
+    port that is listened on.
     """
 
     memory: int = 256
@@ -74,6 +82,8 @@ class MachineOptions:
     dax: bool = True
     require_dax: bool = False
     accel: Accel = Accel.AUTO
+    counting: bool = False
+    watch: bool = False
     timeout: float | None = None
     grace: float = 10.0
 
@@ -105,7 +115,8 @@ class Machine:
 
     ``command_line`` holds the kernel words that no hypervisor's layout decides; a driver adds its
     own. The two ports of ``CONTROL_PORT`` and ``STREAM_PORT`` and a serial console go without
-    saying.
+    saying. ``kernel_options`` are those the kernel is known to have (None: nothing is known);
+    counting as in MachineOptions.
     """
 
     kernel: Path
@@ -116,6 +127,8 @@ class Machine:
     accel: Accel
     disks: tuple[Disk, ...]
     nic: Nic | None
+    kernel_options: tuple[str, ...] | None = None
+    counting: bool = False
 
 
 def build_machine(
@@ -137,6 +150,11 @@ def build_machine(
             "convert the image again without it"
         )
     check_options(options)
+    if options.counting and accel is not Accel.TCG:
+        raise InputError("instructions are counted by emulation alone; use the accelerator tcg")
+    known = files.bundle.kernel.options if files.bundle.kernel else None
+    root = root_disk(files.rootfs, files.bundle.rootfs, options, known)
+    _check_fit(files.bundle, root, options)
     return Machine(
         kernel=files.kernel,
         initrd=initrd,
@@ -144,21 +162,60 @@ def build_machine(
         memory=options.memory,
         cpus=options.cpus,
         accel=accel,
-        disks=(root_disk(files.rootfs, files.bundle.rootfs, options),),
+        disks=(root,),
         nic=Nic(options.ports) if options.network else None,
+        kernel_options=known,
+        counting=options.counting,
     )
 
 
-def root_disk(path: Path, rootfs: RootfsInfo, options: MachineOptions) -> Disk:
-    """Return the disk for the root file system: pmem if wanted and possible."""
+def root_disk(
+    path: Path, rootfs: RootfsInfo, options: MachineOptions, known: tuple[str, ...] | None
+) -> Disk:
+    """Return the disk for the root file system: pmem if wanted and possible.
+
+    known are the kernel's options, as in Machine. InputError where require_dax can't be met.
+    """
     aligned = rootfs.size > 0 and rootfs.size % DAX_ALIGNMENT == 0
-    if options.require_dax and not (options.dax and aligned):
+    if options.require_dax:
+        if not options.dax:
+            raise InputError(
+                "--require-dax contradicts the choice of a block device; drop one of the two"
+            )
+        if not aligned:
+            raise InputError(
+                f"{path} can't be mapped for DAX: its size is no multiple of 2 MiB; "
+                "convert it again"
+            )
+        need_option(known, "CONFIG_FS_DAX", "--require-dax")
+    capable = known is None or "CONFIG_FS_DAX" in known
+    return Disk(path, rootfs.size, pmem=options.dax and aligned and capable)
+
+
+def need_option(known: tuple[str, ...] | None, option: str, what: str) -> None:
+    """Raise InputError if the kernel is known to lack option, which what needs."""
+    if known is not None and option not in known:
         raise InputError(
-            f"{path} can't be mapped for DAX: its size is no multiple of 2 MiB; convert it again"
-            if options.dax
-            else "--require-dax contradicts the choice of a block device; drop one of the two"
+            f"the bundle's kernel has no {option}, which {what} needs; "
+            "convert the image again with --profile dax or full"
         )
-    return Disk(path, rootfs.size, pmem=options.dax and aligned)
+
+
+def _check_fit(bundle: Bundle, root: Disk, options: MachineOptions) -> None:
+    """Raise InputError where kernel, image and options do not go together."""
+    known = bundle.kernel.options if bundle.kernel else None
+    need_option(
+        known, f"CONFIG_{bundle.rootfs.format.upper()}_FS", f"its rootfs.{bundle.rootfs.format}"
+    )
+    if options.cpus > 1:
+        need_option(known, "CONFIG_SMP", f"--cpus {options.cpus}")
+    mapped = root.size // _MAPPED_PER_BYTE if root.pmem else 0
+    least = _SMALLEST_MEMORY + (mapped >> 20)
+    if options.memory < least:
+        raise InputError(
+            f"memory of {options.memory} MiB is too small for an image of {root.size >> 20} MiB: "
+            f"give at least {least}M with -m, or read it by --rootfs blk"
+        )
 
 
 def kernel_words(bundle: Bundle, accel: Accel, cpus: int, tsc_khz: int | None) -> tuple[str, ...]:
@@ -190,6 +247,8 @@ def check_options(options: MachineOptions) -> None:
         )
     if not 1 <= options.cpus <= _LARGEST_CPUS:
         raise InputError(f"{options.cpus} CPUs: give 1 to {_LARGEST_CPUS}")
+    if options.counting and options.cpus > 1:
+        raise InputError("instructions are counted on one CPU alone; drop --cpus or the budget")
     if options.ports and not options.network:
         raise InputError("-p needs a network; drop it or --network none")
     if options.hostname and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", options.hostname):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+# As in vm.py: the module around it takes long to load.
+import _socket
 import errno
-import socket
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import AccessError, InputError
@@ -20,15 +21,17 @@ def check_ports_free(ports: Iterable[PortForward]) -> None:
     InputError: it is in use, or its address is not this host's; AccessError: it is privileged.
     """
     for port in ports:
-        kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(socket.AF_INET, kind) as probe:
+        kind = _socket.SOCK_STREAM if port.protocol == "tcp" else _socket.SOCK_DGRAM
+        probe = _socket.socket(_socket.AF_INET, kind)
+        try:
             if port.protocol == "tcp":
                 # As the hypervisor will: connections that linger from the last run are no obstacle.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((port.host_ip, port.host_port))
-            except OSError as error:
-                raise _refusal(port, error) from error
+                probe.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            probe.bind((port.host_ip, port.host_port))
+        except OSError as error:
+            raise _refusal(port, error) from error
+        finally:
+            probe.close()
 
 
 def _refusal(port: PortForward, error: OSError) -> InputError | AccessError:

@@ -6,20 +6,24 @@ Sources: qemu(1), and QEMU's hw/i386 (pc_piix.c, pc.c) for where memory devices 
 from __future__ import annotations
 
 import re
-import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import HyperbuildError, InputError, ToolError
 from hyperbuild.launcher.errors import BootError
-from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel
+from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel, need_option
+from hyperbuild.launcher.programs import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hyperbuild.launcher.driver import Wires
     from hyperbuild.launcher.machine import Disk, Machine, Nic
 
 BINARY = "qemu-system-x86_64"
+
+#: How devices are named on each bus, and the kernel's option for it.
+_PCI = ("pci", "CONFIG_VIRTIO_PCI")
+_MMIO = ("device", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")
 
 _GIB = 1 << 30
 
@@ -28,40 +32,48 @@ _LOW_RAM = 3 << 30
 _LOW_LIMIT = 0xE0000000
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """Descriptors (stream sockets) that QEMU inherits: the serial console and the two ports."""
-
-    console: int
-    control: int
-    stream: int
-
-
-def find_qemu(search_path: str) -> str:
+def find(search_path: str) -> str:
     """Return QEMU's path, searched along search_path; ToolError if it isn't installed."""
-    binary = shutil.which(BINARY, path=search_path)
-    if binary is None:
+    program = find_program(BINARY, search_path)
+    if program is None:
         raise ToolError(f"{BINARY} is not on the PATH; run: apt install qemu-system-x86")
-    return binary
+    return program
 
 
-def qemu_argv(binary: str, machine: Machine, sockets: Sockets) -> list[str]:
-    """Return the command that boots machine at once: pc if a disk is pmem, else microvm."""
+def version(program: str) -> str:
+    """Return the first line of what program says of itself; ToolError if it does not run."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=True, errors="replace"
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ToolError(f"{program} does not run; reinstall qemu-system-x86") from error
+    return done.stdout.partition("\n")[0]
+
+
+def command(program: str, machine: Machine, wires: Wires) -> list[str]:
+    """Return the command that boots machine at once: pc if a disk is pmem, else microvm.
+
+    InputError: the kernel is known to lack the bus of that machine.
+    """
     pmem = [disk for disk in machine.disks if disk.pmem]
-    bus = "pci" if pmem else "device"
+    bus, option = _PCI if pmem else _MMIO
+    need_option(machine.kernel_options, option, "the machine's bus")
     argv = [
-        binary,
+        program,
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
         *("-machine", _machine_type(bool(pmem))),
-        *("-accel", machine.accel),
+        *_acceleration(machine),
         *_processor(machine.accel, bool(pmem)),
         *("-smp", _cpus(machine.cpus)),
         *("-m", _memory(machine.memory, pmem)),
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initrd)),
         *("-append", " ".join((*_layout_words(machine.memory, pmem), *machine.command_line))),
-        *_serial(sockets, bus),
+        *_serial(wires, bus),
     ]
     addresses = iter(pmem_addresses(machine.memory, pmem))
     for index, disk in enumerate(machine.disks):
@@ -100,6 +112,12 @@ def explain(stderr: str, machine: Machine) -> HyperbuildError | None:
                 )
     line = lines[-1].partition(": ")[2] or lines[-1]
     return BootError(f"QEMU could not start the VM: {line}")
+
+
+def _acceleration(machine: Machine) -> list[str]:
+    # One virtual nanosecond for each instruction, and none slept away: counts repeat exactly.
+    counting = ("-icount", "shift=0,sleep=off") if machine.counting else ()
+    return ["-accel", machine.accel, *counting]
 
 
 def _round_up(size: int) -> int:
@@ -148,15 +166,15 @@ def _layout_words(memory: int, pmem: Sequence[Disk]) -> list[str]:
     return [*words, "acpi=off"]
 
 
-def _serial(sockets: Sockets, bus: str) -> list[str]:
+def _serial(wires: Wires, bus: str) -> list[str]:
     # Each port of the device costs the guest two queues: only as many as are used (0 is reserved).
     return [
-        *("-chardev", f"socket,id=console,fd={sockets.console}"),
+        *("-chardev", f"socket,id=console,fd={wires.console}"),
         *("-serial", "chardev:console"),
         *("-device", f"virtio-serial-{bus},id=serial,max_ports=3"),
-        *("-chardev", f"socket,id=control,fd={sockets.control}"),
+        *("-chardev", f"socket,id=control,fd={wires.control}"),
         *("-device", f"virtserialport,bus=serial.0,nr=1,chardev=control,name={CONTROL_PORT}"),
-        *("-chardev", f"socket,id=stream,fd={sockets.stream}"),
+        *("-chardev", f"socket,id=stream,fd={wires.stream}"),
         *("-device", f"virtserialport,bus=serial.0,nr=2,chardev=stream,name={STREAM_PORT}"),
     ]
 

@@ -26,7 +26,7 @@ from hyperbuild.launcher.output import Output
 from hyperbuild.launcher.signals import ENDING
 
 if TYPE_CHECKING:
-    import socket
+    from _socket import socket
     from collections.abc import Callable, Mapping
 
     from hyperbuild.launcher.channel import Message
@@ -49,9 +49,9 @@ class Wiring:
     signals gives numbers of signals as bytes (or is None), as does ``signal_numbers``.
     """
 
-    console: socket.socket
-    control: socket.socket
-    stream: socket.socket
+    console: socket
+    control: socket
+    stream: socket
     stdout: int
     stderr: int
     stdin: int | None

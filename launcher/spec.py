@@ -52,6 +52,7 @@ def spec_files(
         "stop-signal": str(process.stop_signal.number).encode(),
         "clock": str(clock).encode(),
         "seed": seed,
+        "watch": b"listening\n" if options.watch else b"",
     }
 
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Every step that a timeline may have, in the order of a boot, and what has happened by then.
+STEPS = {
+    "start": "the launcher was executed",
+    "hypervisor": "the hypervisor was executed",
+    "machine": "the machine began to run: firmware, loader",
+    "kernel": "the kernel was entered",
+    "initcalls": "the kernel began to set up drivers",
+    "init": "hyperstart's first instruction",
+    "rootfs": "the root file system was mounted",
+    "network": "the network was up",
+    "app_exec": "just before the application's execve",
+    "listening": "the first TCP port was listened on",
+    "exit": "the application had ended",
+}
+
+#: What hyperstart calls the moments it tells of (docs/hyperstart.md), where steps have other names.
+_TOLD = {"exec": "app_exec"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +35,18 @@ class Step:
 
     name: str
     nanoseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The guest's time stamp counter: its rate in kHz, and its value at hyperstart's start.
+
+    It is zero when the machine begins to run. ``steps`` has its value at earlier steps.
+    """
+
+    khz: int
+    at_init: int
+    steps: Mapping[str, int]
 
 
 class Timeline:
@@ -26,57 +58,88 @@ class Timeline:
 
     def __init__(self) -> None:
         self._host: list[Step] = []
-        self._guest: list[Step] = []
+        self._guest: dict[str, int] = {}
         self._guest_zero: int | None = None
+        self._counter: Counter | None = None
 
     def mark(self, name: str, nanoseconds: int | None = None) -> None:
         """Note a step of the host, by default of now."""
         self._host.append(Step(name, time.monotonic_ns() if nanoseconds is None else nanoseconds))
 
     def mark_guest(self, name: str, stamp: int, received: int) -> None:
-        """Note a step of the guest: its CLOCK_BOOTTIME stamp and when the host learned of it."""
-        self._guest.append(Step(name, stamp))
+        """Note what the guest told: its CLOCK_BOOTTIME stamp and when the host learned of it."""
+        self._guest.setdefault(_TOLD.get(name, name), stamp)
         zero = received - stamp
         self._guest_zero = zero if self._guest_zero is None else min(zero, self._guest_zero)
+
+    def count(self, counter: Counter) -> None:
+        """Take the steps before hyperstart from counter."""
+        self._counter = counter
 
     def steps(self) -> tuple[Step, ...]:
         """Return all steps on the host's clock, in order of time."""
         zero = self._guest_zero or 0
-        guest = [Step(step.name, step.nanoseconds + zero) for step in self._guest]
-        return tuple(sorted([*self._host, *guest], key=lambda step: step.nanoseconds))
+        guest = [Step(name, stamp + zero) for name, stamp in self._guest.items()]
+        known = [*self._host, *guest]
+        return tuple(sorted([*known, *self._counted(known)], key=lambda step: step.nanoseconds))
 
-    def to_json(self) -> str:
-        """Return ``{"clock": …, "steps": [{"name", "ns", "since_start_ms"}, …]}``."""
-        steps = self.steps()
-        start = steps[0].nanoseconds if steps else 0
-        listed = [
-            {
-                "name": step.name,
-                "ns": step.nanoseconds,
-                "since_start_ms": round((step.nanoseconds - start) / 1e6, 3),
-            }
-            for step in steps
+    def _counted(self, known: list[Step]) -> list[Step]:
+        """Return the steps told by the counter; none if it did not start with the machine."""
+        moments = {step.name: step.nanoseconds for step in known}
+        counter = self._counter
+        if counter is None or "init" not in moments:
+            return []
+        values = {"machine": 0, **counter.steps}
+        steps = [
+            Step(name, moments["init"] - (counter.at_init - value) * 1_000_000 // counter.khz)
+            for name, value in values.items()
         ]
-        return json.dumps({"clock": "CLOCK_MONOTONIC", "steps": listed}, indent=2) + "\n"
+        began = moments.get("hypervisor", 0)
+        return steps if all(step.nanoseconds >= began for step in steps) else []
 
-    def render_text(self) -> str:
-        """Return a table: each step, milliseconds since the first, milliseconds since the last."""
+    def reached(self, name: str) -> int | None:
+        """Return the nanoseconds from the first step to the one called name, if it happened."""
         steps = self.steps()
-        lines = [f"{'step':<12}{'at ms':>10}{'+ ms':>10}"]
-        for step, before in zip(steps, (*steps[:1], *steps), strict=False):
-            at = (step.nanoseconds - steps[0].nanoseconds) / 1e6
-            since = (step.nanoseconds - before.nanoseconds) / 1e6
-            lines.append(f"{step.name:<12}{at:>10.1f}{since:>10.1f}")
-        return "\n".join(lines) + "\n"
+        found = next((step for step in steps if step.name == name), None)
+        return None if found is None else found.nanoseconds - steps[0].nanoseconds
+
+    def counted(self, name: str) -> int | None:
+        """Return the counter's value at the step called name, if guest and step told it."""
+        counter = self._counter
+        if counter is None or "init" not in self._guest:
+            return None
+        if name in self._guest:
+            since = self._guest[name] - self._guest["init"]
+            return counter.at_init + since * counter.khz // 1_000_000
+        return counter.steps.get(name)
+
+    def document(self) -> dict[str, Any]:
+        """Return ``{"clock": …, "steps": [{"name", "ns", "since_start_ms", "took_ms"}, …]}``."""
+        listed = []
+        start = before = None
+        for step in self.steps():
+            start = step.nanoseconds if start is None else start
+            before = step.nanoseconds if before is None else before
+            listed.append(
+                {
+                    "name": step.name,
+                    "ns": step.nanoseconds,
+                    "since_start_ms": round((step.nanoseconds - start) / 1e6, 3),
+                    "took_ms": round((step.nanoseconds - before) / 1e6, 3),
+                }
+            )
+            before = step.nanoseconds
+        return {"clock": "CLOCK_MONOTONIC", "steps": listed}
 
 
-def process_start(stat: Path = Path("/proc/self/stat")) -> int:
+def process_start(stat: str = "/proc/self/stat") -> int:
     """Return when this process was started, in nanoseconds of CLOCK_MONOTONIC.
 
     Linux keeps it in clock ticks (10 ms, as a rule) of CLOCK_BOOTTIME: proc(5), field 22.
     """
-    # The second field, the command, may hold spaces and parentheses.
-    ticks = int(stat.read_bytes().rpartition(b")")[2].split()[19])
+    with open(stat, "rb") as file:  # noqa: PTH123 - before anything else is loaded
+        # The second field, the command, may hold spaces and parentheses.
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
     booted = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
     slept = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
     return booted - slept

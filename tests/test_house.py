@@ -118,7 +118,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shipped_files() -> set[str]:
     """Return the files of rooms that an installed hyperbuild needs, as hyperbuild/…"""
-    suffixes = {".py", ".typed", ".c", ".h", ".config", ".toml"}
+    suffixes = {".py", ".typed", ".c", ".h", ".config", ".patch", ".toml"}
     rooms = (path.relative_to(CHECKOUT) for path in tracked_files())
     files = (path for path in rooms if path.parts[0] in ROOMS)
     return {

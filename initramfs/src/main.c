@@ -2,8 +2,10 @@
  * application in it. See docs/hyperstart.md for what it is told and what it tells. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/random.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
@@ -18,6 +20,8 @@
 #include "rootfs.h"
 #include "spec.h"
 #include "supervise.h"
+
+enum { STAMPS_MAX = 48 };
 
 struct stamp {
 	const char *name;
@@ -77,10 +81,29 @@ static void set_sysctls(void)
 	}
 }
 
-static int prepare(const struct spec *spec, const struct channel *channel, struct stamp *stamps,
-		   struct failure *why)
+/* What the kernel's patch boot-stamps tells: two counts, digits and a comma; else nothing. */
+static const char *kernel_stamps(void)
 {
-	char facts[64];
+	const char *told = getenv("BOOT_STAMPS");
+
+	if (told == NULL || strlen(told) > STAMPS_MAX || told[strspn(told, "0123456789,")] != '\0')
+		return "";
+	return told;
+}
+
+static int say_hello(const struct spec *spec, const struct channel *channel, bool is_dax,
+		     uint64_t counter_at_init)
+{
+	char facts[64 + STAMPS_MAX];
+
+	snprintf(facts, sizeof(facts), "dax=%d\nrootfs=%.16s\ncounter=%" PRIu64 "\nstamps=%s\n",
+		 is_dax, spec->root.type, counter_at_init, kernel_stamps());
+	return send_hello(channel, facts);
+}
+
+static int prepare(const struct spec *spec, const struct channel *channel, struct stamp *stamps,
+		   uint64_t counter_at_init, struct failure *why)
+{
 	bool is_dax;
 
 	if (seed_random(&spec->seed, why) != 0 || set_clock(spec->clock, why) != 0)
@@ -90,8 +113,7 @@ static int prepare(const struct spec *spec, const struct channel *channel, struc
 	if (mount_root(spec, &is_dax, why) != 0 || enter_root(spec, why) != 0)
 		return -1;
 	stamps[1].nanoseconds = now();
-	snprintf(facts, sizeof(facts), "dax=%d\nrootfs=%.16s\n", is_dax, spec->root.type);
-	if (send_hello(channel, facts) != 0)
+	if (say_hello(spec, channel, is_dax, counter_at_init) != 0)
 		return fail(why, STATUS_FAILED, "control port: %s", strerror(errno));
 	if (network_up(&spec->network, why) != 0)
 		return -1;
@@ -105,13 +127,14 @@ static int prepare(const struct spec *spec, const struct channel *channel, struc
 static int run(struct channel *channel, struct failure *why)
 {
 	static struct spec spec;
+	uint64_t counter_at_init = counter();
 	struct stamp stamps[] = {{"init", now()}, {"rootfs", 0}, {"network", 0}};
 	struct process process;
 	uint32_t status;
 	int signals;
 
 	if (mount_initial(why) != 0 || channel_open(channel, why) != 0 || spec_read(&spec, why) != 0 ||
-	    prepare(&spec, channel, stamps, why) != 0)
+	    prepare(&spec, channel, stamps, counter_at_init, why) != 0)
 		return -1;
 	signals = signals_open();
 	if (signals < 0)
@@ -119,7 +142,7 @@ static int run(struct channel *channel, struct failure *why)
 	if (process_start(&spec, &process, why) != 0)
 		return -1;
 	send_event(channel, process.executed, "exec");
-	if (supervise(channel, &process, signals, (int)spec.stop_signal, &status, why) != 0)
+	if (supervise(channel, &process, &spec, signals, &status, why) != 0)
 		return -1;
 	sync();
 	send_exit(channel, status);

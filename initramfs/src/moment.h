@@ -16,4 +16,10 @@ static inline uint64_t now(void)
 	return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
 }
 
+/* The CPU's time stamp counter, which is zero when the machine begins to run. */
+static inline uint64_t counter(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
 #endif

@@ -150,3 +150,20 @@ int parse_network(char *text, struct network *network)
 	}
 	return network->has_gateway && !network->has_address ? -1 : 0;
 }
+
+bool has_listener(const char *table)
+{
+	/* "  sl  local_address rem_address   st …": the fourth column is 0A for TCP_LISTEN. */
+	while ((table = strchr(table, '\n')) != NULL) {
+		const char *field = ++table;
+
+		for (int column = 0; column < 3; column++) {
+			field += strspn(field, " ");
+			field += strcspn(field, " \n");
+		}
+		field += strspn(field, " ");
+		if (strncmp(field, "0A ", 3) == 0)
+			return true;
+	}
+	return false;
+}

@@ -37,4 +37,7 @@ int parse_user(char *text, struct user *user);
 int parse_root_device(char *text, struct root_device *root);
 int parse_network(char *text, struct network *network);
 
+/* Whether the beginning of /proc/net/tcp or tcp6, which lists listeners first, has one. */
+bool has_listener(const char *table);
+
 #endif

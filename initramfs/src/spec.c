@@ -11,6 +11,7 @@
 static const char *const names[] = {
 	"argv", "environ", "cwd", "user", "rootfs", "hostname", "net",
 	"hosts", "resolv.conf", "stop-signal", "clock", "seed",
+	"watch",
 };
 
 /* Arguments and environment may take 2 MiB by themselves (ARG_MAX); untouched pages cost nothing. */
@@ -77,7 +78,7 @@ static bool is_line(const struct text *text)
 
 int spec_read(struct spec *spec, struct failure *why)
 {
-	struct text cwd, hostname, user, root, network;
+	struct text cwd, hostname, user, root, network, watch;
 
 	if (read_strings("argv", spec->argv, why) != 0 ||
 	    read_strings("environ", spec->environ, why) != 0 ||
@@ -89,6 +90,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	    read_text("hosts", &spec->hosts, why) != 0 ||
 	    read_text("resolv.conf", &spec->resolv_conf, why) != 0 ||
 	    read_text("seed", &spec->seed, why) != 0 ||
+	    read_text("watch", &watch, why) != 0 ||
 	    read_number("stop-signal", 64, &spec->stop_signal, why) != 0 ||
 	    read_number("clock", INT64_MAX, &spec->clock, why) != 0)
 		return -1;
@@ -110,6 +112,9 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: rootfs is malformed");
 	if (parse_network(network.start, &spec->network) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: net is malformed");
+	if (watch.size > 0 && strcmp(watch.start, "listening\n") != 0)
+		return fail(why, STATUS_FAILED, "boot spec: watch is malformed");
+	spec->watches_listening = watch.size > 0;
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 #ifndef HYPERSTART_SPEC_H
 #define HYPERSTART_SPEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,7 @@ struct spec {
 	struct text resolv_conf;
 	struct text seed;
 	uint64_t stop_signal;
+	bool watches_listening; /* whether the first port listened on is told */
 	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
 };
 

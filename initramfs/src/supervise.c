@@ -8,9 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "listening.h"
 #include "stream.h"
 
-enum { SIGNALS, CONTROL, TIMER, STREAM, WATCHED = STREAM + STREAM_WATCHED };
+enum { SIGNALS, CONTROL, TIMER, LISTENING, STREAM, WATCHED = STREAM + STREAM_WATCHED };
 
 /* The grace that an application is given when the host has gone without a word. */
 enum { ORPHAN_GRACE_MILLISECONDS = 10000 };
@@ -21,6 +22,7 @@ struct supervisor {
 	struct decoder decoder;
 	int signals;
 	int timer;
+	struct listening listening;
 	pid_t pid; /* 0 once the application is dead */
 	uint32_t status;
 	int stop_signal;
@@ -118,12 +120,21 @@ static void grace_is_over(struct supervisor *self)
 		kill(self->pid, SIGKILL);
 }
 
+static void look_for_listener(struct supervisor *self)
+{
+	uint64_t found = listening_look(&self->listening);
+
+	if (found != 0)
+		send_event(self->channel, found, "listening");
+}
+
 static int turn(struct supervisor *self, struct failure *why)
 {
 	struct pollfd watched[WATCHED] = {
 		[SIGNALS] = {.fd = self->signals, .events = POLLIN},
 		[CONTROL] = {.fd = self->channel->control, .events = POLLIN},
 		[TIMER] = {.fd = self->timer, .events = POLLIN},
+		[LISTENING] = {.fd = self->listening.timer, .events = POLLIN},
 	};
 
 	stream_watch(&self->stream, watched + STREAM);
@@ -133,13 +144,15 @@ static int turn(struct supervisor *self, struct failure *why)
 		bury(self);
 	if (watched[TIMER].revents)
 		grace_is_over(self);
+	if (watched[LISTENING].revents)
+		look_for_listener(self);
 	if (watched[CONTROL].revents && hear(self, why) != 0)
 		return -1;
 	return stream_turn(&self->stream, watched + STREAM, why);
 }
 
-int supervise(struct channel *channel, const struct process *process, int signals_fd,
-	      int stop_signal, uint32_t *status, struct failure *why)
+int supervise(struct channel *channel, const struct process *process, const struct spec *spec,
+	      int signals_fd, uint32_t *status, struct failure *why)
 {
 	static struct supervisor self;
 
@@ -149,7 +162,10 @@ int supervise(struct channel *channel, const struct process *process, int signal
 	self.channel = channel;
 	self.signals = signals_fd;
 	self.pid = process->pid;
-	self.stop_signal = stop_signal;
+	self.stop_signal = (int)spec->stop_signal;
+	self.listening.timer = -1;
+	if (spec->watches_listening && listening_start(&self.listening, process->executed) != 0)
+		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
 	self.stream.port = channel->stream;
 	self.stream.input = process->input;
 	self.stream.output = process->output;

@@ -7,6 +7,7 @@
 #include "channel.h"
 #include "failure.h"
 #include "process.h"
+#include "spec.h"
 
 /* Blocks the signals that supervise reads from signals_fd: before the application is started, so
  * that none is missed. Returns the descriptor, -1 on failure. */
@@ -14,8 +15,8 @@ int signals_open(void);
 
 /* Runs until the application has ended and all its output is sent. *status is its exit status,
  * 128+N for death by signal N. A port that the host closes becomes -1 in channel. */
-int supervise(struct channel *channel, const struct process *process, int signals_fd,
-	      int stop_signal, uint32_t *status, struct failure *why);
+int supervise(struct channel *channel, const struct process *process, const struct spec *spec,
+	      int signals_fd, uint32_t *status, struct failure *why);
 
 /* Waits until the host has closed one of the ports: it has read everything, or is gone. */
 void wait_for_host(const struct channel *channel);

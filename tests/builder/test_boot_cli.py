@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hyperbuild.builder.boot_options import read_plainly
+from hyperbuild.builder.boot_report import reported
 from hyperbuild.builder.cli import cli
+from hyperbuild.converter.errors import HyperbuildError
+from hyperbuild.launcher.budget import parse_budget
+from hyperbuild.launcher.timeline import Timeline
 from tests.conftest import HYPERBUILD, RunCli
 
 
@@ -34,6 +44,77 @@ def test_options_before_and_after_the_image(args: tuple[str, ...]) -> None:
     assert (params["publish"], params["cpus"]) == (("80:80",), 2)
 
 
+PLAIN = [
+    ("nginx",),
+    ("-p", "80:80", "--cpus", "2", "nginx", "ls", "-l", "-p", "x"),
+    ("nginx", "-p80:80", "-p", "81:81/udp", "--cpus=2", "-eA=b=c", "--env", "D", "ls", "-l"),
+    ("--cpus", "2", "--", "nginx", "ls", "-l"),
+    ("nginx", "--", "--version"),
+    ("nginx", "-i", "-", "--", "x"),
+    ("--timeout", "1.5", "--rootfs=blk", "--require-dax", "nginx", "-m", "1G"),
+    ("./bundle", "--report", "x.html", "--budget", "init=1s", "--accel", "tcg", "--pull=always"),
+    ("nginx", "--profile", "micro", "--platform", "linux/386", "--kernel", "v", "--authfile=a"),
+]
+NOT_PLAIN = [
+    (),
+    ("--",),
+    ("--help",),
+    ("nginx", "-h"),
+    ("-i=1", "nginx"),
+    ("-ix", "nginx"),
+    ("--cpus", "0", "nginx"),
+    ("--cpus", "two", "nginx"),
+    ("--timeout", "0", "nginx"),
+    ("--timeout", "nan", "nginx"),
+    ("--rootfs", "nfs", "nginx"),
+    ("--report", "/", "nginx"),
+    ("--publish",),
+    ("--no-such-option", "nginx"),
+    ("--hostname=", "nginx"),
+]
+
+
+@pytest.mark.parametrize("args", PLAIN, ids=" ".join)
+def test_the_plain_way_reads_what_click_reads(args: tuple[str, ...]) -> None:
+    assert read_plainly(args, {}) == parsed(*args)
+
+
+@pytest.mark.parametrize("args", NOT_PLAIN, ids=" ".join)
+def test_what_is_not_plainly_right_is_left_to_click(args: tuple[str, ...]) -> None:
+    assert read_plainly(args, {}) is None
+
+
+def test_variables_are_heeded_on_the_plain_way_too() -> None:
+    options = read_plainly(["x"], {"HYPERBUILD_ACCEL": "tcg"})
+    assert options is not None
+    assert options["accel"] == "tcg"
+    assert read_plainly(["x"], {"HYPERBUILD_ACCEL": "fast"}) is None
+    assert read_plainly(["x"], {"HYPERBUILD_BOOT_CPUS": "2"}) is None
+
+
+@given(
+    st.lists(st.sampled_from(["-p", "-i", "--", "-", "x", "--cpus", "3", "--pull=always", "-e"]))
+)
+def test_the_plain_way_never_reads_anything_else(args: list[str]) -> None:
+    options = read_plainly(args, {})
+    if options is not None:
+        assert options == parsed(*args)
+
+
+def test_a_boot_loads_neither_click_nor_the_registry_client(hyperbuild_env: dict[str, str]) -> None:
+    code = (
+        "import sys; from hyperbuild.builder.main import main\n"
+        "try: main(['boot', '/no/such/dir'])\n"
+        "except SystemExit as end: print(end.code, *sys.modules)"
+    )
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=hyperbuild_env, capture_output=True, text=True, check=True)
+    status, *modules = done.stdout.split()
+    assert status == "125"
+    heavy = {"click", "oras", "requests", "subprocess", "socket", "shutil", "hashlib", "tempfile"}
+    assert not heavy & set(modules)
+
+
 def test_a_command_that_starts_with_a_dash() -> None:
     assert parsed("nginx", "--", "--version")["command"] == ("--version",)
     with pytest.raises(click.NoSuchOption):
@@ -50,6 +131,7 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("-e", "=x", "x"), "=x"),
         (("sha256:" + "0" * 64,), "hyperbuild images"),
         (("/no/such/dir",), "no bundle in /no/such/dir"),
+        (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
     ],
 )
 def test_bad_values_have_status_125_and_one_line(
@@ -71,3 +153,73 @@ def test_closed_standard_files(closed: str, hyperbuild_env: dict[str, str]) -> N
 def test_every_option_has_a_variable(run_cli: RunCli) -> None:
     done = run_cli("boot", "x", env={"HYPERBUILD_BOOT_MEMORY": "plenty"})
     assert "plenty" in done.stderr
+
+
+def test_a_budget_of_no_phase_is_a_usage_error_that_lists_them(run_cli: RunCli) -> None:
+    done = run_cli("boot", "x", "--budget", "exec=1s")
+    assert done.returncode == 2
+    assert (
+        "budget 'exec=1s' names no phase of a boot; there are: hypervisor, machine, " in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("boot.txt", "name a file that ends in .json or .html"),
+        ("missing/boot.json", "cannot write the report"),
+        ("directory.html", "name a file that ends in .json or .html"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_before_the_boot(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / "directory.html").mkdir()
+    with pytest.raises(HyperbuildError, match=text), reported(tmp_path / name, "x", Timeline(), ()):
+        raise AssertionError("it went on")
+    assert [path.name for path in tmp_path.iterdir()] == ["directory.html"]
+
+
+def test_a_report_is_written_whatever_comes_of_the_boot(tmp_path: Path) -> None:
+    timeline = Timeline()
+    timeline.mark("start", 0)
+    budgets = [parse_budget("init=1ms"), parse_budget("insns=1M")]
+    for name in ("boot.json", "boot.html"):
+        path = tmp_path / name
+        path.write_text("old")
+        with pytest.raises(KeyError), reported(path, "<i>x</i>", timeline, budgets):
+            assert path.read_text() == "old"
+            timeline.mark("init", 5_000_000)
+            raise KeyError
+    report = json.loads((tmp_path / "boot.json").read_text())
+    assert report["image"] == "<i>x</i>"
+    assert [step["name"] for step in report["steps"]] == ["start", "init"]
+    assert [budget["met"] for budget in report["budgets"]] == [False, False]
+    page = (tmp_path / "boot.html").read_text()
+    assert "<i>x" not in page
+    assert "&lt;i&gt;x" in page
+    assert "exceeded" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boot.html", "boot.json"]
+
+
+def test_an_option_of_the_kernel_is_explained_for_each_profile(run_cli: RunCli) -> None:
+    done = run_cli("kernel", "explain", "fs_dax")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "micro  not asked for"
+    assert lines[1] == "dax    CONFIG_FS_DAX=y  (dax.config)"
+    assert lines[2].strip().startswith("struct pages for device memory")
+    unknown = run_cli("kernel", "explain", "CONFIG_NO_SUCH_THING")
+    assert unknown.returncode == 1
+    assert "no profile asks for CONFIG_NO_SUCH_THING" in unknown.stderr
+
+
+def test_kernel_list_shows_the_profiles(run_cli: RunCli) -> None:
+    listed = run_cli("kernel", "list").stdout
+    assert [line.split()[0] for line in listed.splitlines()[:4]] == [
+        "PROFILE",
+        "micro",
+        "dax",
+        "full",
+    ]

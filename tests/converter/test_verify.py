@@ -130,7 +130,7 @@ def broken(self, pieces, offset):
     write(self, pieces, offset)
     os.pwrite(self._fd, b"#", offset)
 extents.ExtentWriter._write = broken
-from hyperbuild.builder.cli import main
+from hyperbuild.builder.main import main
 main(sys.argv[1:])
 """
 

@@ -87,6 +87,7 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
         "stop-signal": b"15",
         "clock": str(CLOCK).encode(),
         "seed": SEED,
+        "watch": b"",
     }
     renamed = {"resolv_conf": "resolv.conf", "stop_signal": "stop-signal"}
     return files | {renamed.get(name, name): content for name, content in changes.items()}

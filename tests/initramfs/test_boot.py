@@ -119,6 +119,7 @@ def test_an_error_is_one_printable_line(power_on: PowerOn) -> None:
         ("stop-signal", b"0"),
         ("clock", b"soon"),
         ("seed", b""),
+        ("watch", b"everything"),
     ],
 )
 def test_a_spec_that_breaks_its_rules(power_on: PowerOn, name: str, content: bytes) -> None:

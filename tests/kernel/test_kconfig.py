@@ -20,6 +20,7 @@ from hyperbuild.kernel.kconfig import (
     parse_fragment,
     read_fragment,
     render,
+    requests,
 )
 from hyperbuild.kernel.toolchain import Make
 
@@ -133,15 +134,32 @@ def test_a_profile_asks_for_each_option_once(name: str) -> None:
 
 
 def test_an_unknown_profile_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(NotFoundError, match=r"no kernel profile 'huge'; there are: default"):
+    with pytest.raises(
+        NotFoundError, match=r"no kernel profile 'huge'; there are: micro, dax, full"
+    ):
         load_profile("huge")
 
 
-def test_linux_takes_every_request_and_knows_every_option(linux_tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PROFILES)
+def test_linux_takes_every_request_and_knows_every_option(
+    linux_tree: Path, tmp_path: Path, name: str
+) -> None:
     make = Make(linux_tree, tmp_path / "log", tmp_path)
-    configured = configure(linux_tree, load_profile("default"), make)
+    configured = configure(linux_tree, load_profile(name), make)
     assert configured.unknown == ()
-    assert "CONFIG_FS_DAX=y\n" in configured.text
+    config = parse_config(configured.text)
+    assert (config.get("CONFIG_FS_DAX") == "y") == (name != "micro")
+    assert (config.get("CONFIG_NF_TABLES") == "y") == (name == "full")
+
+
+def test_full_has_whatever_the_others_turn_on() -> None:
+    full = requests(load_profile("full"))
+    for name in ("dax", "micro"):
+        asked = requests(load_profile(name)).values()
+        missing = [
+            option.name for option, _ in asked if option.value != "n" and option.name not in full
+        ]
+        assert missing == []
 
 
 def test_options_that_linux_drops_silently_are_reported(linux_tree: Path, tmp_path: Path) -> None:
@@ -153,7 +171,7 @@ def test_options_that_linux_drops_silently_are_reported(linux_tree: Path, tmp_pa
     make = Make(linux_tree, tmp_path / "log", tmp_path)
     told = r"dropped CONFIG_BPF_JIT=y \(planted.config\), CONFIG_EROFS_FZ=y \(planted.config\);"
     with pytest.raises(ContentError, match=told):
-        configure(linux_tree, [*load_profile("default"), planted], make)
+        configure(linux_tree, [*load_profile("dax"), planted], make)
 
 
 def test_an_option_to_turn_off_that_linux_never_had_is_told(

@@ -26,7 +26,7 @@ _start: hlt
 
 _MAKEFILE = """
 VERSION = 6
-PATCHLEVEL = 1
+PATCHLEVEL = {level}
 SUBLEVEL = 0
 
 tinyconfig:
@@ -43,14 +43,14 @@ vmlinux:
 """
 
 
-def write_tiny_source(tree: Path, notes: Path, failure: str = "true") -> Path:
+def write_tiny_source(tree: Path, notes: Path, failure: str = "true", level: int = 0) -> Path:
     """Fill tree; each build adds its make's pid to notes/builds and waits while notes/gate exists.
 
-    failure is a shell command run in the middle of the build.
+    failure is a shell command run in the middle of the build; the release is 6.level.
     """
     (tree / "scripts/kconfig").mkdir(parents=True)
     notes.mkdir(parents=True, exist_ok=True)
-    (tree / "Makefile").write_text(_MAKEFILE.format(notes=notes, failure=failure))
+    (tree / "Makefile").write_text(_MAKEFILE.format(notes=notes, failure=failure, level=level))
     (tree / "program.S").write_text(PROGRAM)
     (tree / "scripts/kconfig/merge_config.sh").write_text("exit 0\n")
     return tree

@@ -73,6 +73,7 @@ def test_a_document_of_version_1_is_read() -> None:
     document = copy.deepcopy(DOCUMENT)
     document["schemaVersion"] = 1
     del document["process"]["findings"]
+    del document["kernel"]["options"]
     document["process"]["problem"] = "USER 'x' is unknown"
     old = Bundle.from_json(json.dumps(document).encode(), "x")
     assert old.process.findings == (Finding("user", "USER 'x' is unknown", 125),)

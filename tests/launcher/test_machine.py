@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.converter.errors import InputError
+from hyperbuild.launcher.bundle import MACHINE_OPTIONS, KernelInfo
+from hyperbuild.launcher.located import BundleFiles
 from hyperbuild.launcher.machine import (
     ANY_ADDRESS,
     Accel,
@@ -22,7 +24,7 @@ from hyperbuild.launcher.machine import (
     parse_memory,
     parse_port,
 )
-from tests.launcher.support import MIB, make_files
+from tests.launcher.support import DIGEST, MIB, make_files
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,9 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
         ({"hostname": "x" * 65}, "host name"),
         ({"require_dax": True, "dax": False}, "contradicts"),
         ({"require_dax": True, "size": 4 * MIB + 4096}, "multiple of 2 MiB"),
+        ({"memory": 60, "size": 1024 * MIB}, "too small for an image of 1024 MiB: give .* 64M"),
+        ({"counting": True, "cpus": 2}, "one CPU alone"),
+        ({"counting": True, "accel": Accel.KVM}, "emulation alone"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:
@@ -155,6 +160,43 @@ def test_an_unaligned_rootfs_becomes_a_block_device() -> None:
     assert build().disks[0].pmem
     assert not build(size=4 * MIB + 4096).disks[0].pmem
     assert not build(dax=False).disks[0].pmem
+
+
+def lacking(*options: str) -> BundleFiles:
+    """Return a bundle whose kernel is known to lack options."""
+    files = make_files()
+    has = tuple(name for name in MACHINE_OPTIONS if name not in options)
+    kernel = KernelInfo("6.1", DIGEST, DIGEST, has)
+    return replace(files, bundle=replace(files.bundle, kernel=kernel))
+
+
+def build_lacking(option: str, **options: Any) -> Machine:
+    return build_machine(
+        lacking(option),
+        MachineOptions(**options),
+        initrd=Path("/initrd"),
+        accel=Accel.TCG,
+        tsc_khz=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "options", "said"),
+    [
+        ("CONFIG_SMP", {"cpus": 2}, "which --cpus 2 needs"),
+        ("CONFIG_FS_DAX", {"require_dax": True}, "which --require-dax needs"),
+        ("CONFIG_EROFS_FS", {}, "which its rootfs.erofs needs"),
+    ],
+)
+def test_a_kernel_without_what_the_machine_needs_is_refused(
+    option: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=f"has no {option}, {said}; .*--profile"):
+        build_lacking(option, **options)
+
+
+def test_a_kernel_without_dax_reads_its_root_from_a_disk() -> None:
+    assert not build_lacking("CONFIG_FS_DAX").disks[0].pmem
 
 
 def test_words_for_emulation_stay_out_of_kvm() -> None:

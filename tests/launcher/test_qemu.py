@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hyperbuild.converter.errors import InputError, ToolError
+from hyperbuild.launcher.driver import Wires
 from hyperbuild.launcher.machine import (
     Accel,
     Disk,
@@ -18,14 +19,7 @@ from hyperbuild.launcher.machine import (
     PortForward,
     build_machine,
 )
-from hyperbuild.launcher.qemu import (
-    BINARY,
-    Sockets,
-    explain,
-    find_qemu,
-    pmem_addresses,
-    qemu_argv,
-)
+from hyperbuild.launcher.qemu import BINARY, command, explain, find, pmem_addresses
 from tests.launcher.support import MIB, make_files
 
 GIB = 1024 * MIB
@@ -42,7 +36,7 @@ def machine(**options: Any) -> Machine:
 
 
 def argv(built: Machine) -> list[str]:
-    return qemu_argv("qemu", built, Sockets(console=5, control=6, stream=7))
+    return command("qemu", built, Wires(console=5, control=6, stream=7))
 
 
 def test_a_dax_machine_exactly() -> None:
@@ -98,6 +92,22 @@ def test_a_block_machine_exactly() -> None:
     ]
 
 
+def test_counting_makes_instructions_the_clock() -> None:
+    built = argv(machine(counting=True))
+    assert built[built.index("-accel") : built.index("-cpu")] == [
+        *("-accel", "tcg", "-icount", "shift=0,sleep=off"),
+    ]
+
+
+def test_a_kernel_without_the_machines_bus_is_refused() -> None:
+    built = replace(machine(), kernel_options=("CONFIG_FS_DAX",))
+    with pytest.raises(InputError, match=r"has no CONFIG_VIRTIO_PCI, .*; .*--profile dax"):
+        argv(built)
+    built = replace(machine(dax=False), kernel_options=("CONFIG_VIRTIO_PCI",))
+    with pytest.raises(InputError, match="no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"):
+        argv(built)
+
+
 def test_kvm_takes_the_host_cpu() -> None:
     built = argv(replace(machine(), accel=Accel.KVM))
     assert built[built.index("-accel") + 1] == "kvm"
@@ -133,15 +143,13 @@ def test_qemu_agrees_with_the_map(tmp_path: Path, memory: int, sizes: list[int])
             file.truncate(size)
         disks.append(Disk(path, size, pmem=True))
     built = replace(machine(memory=memory, network=False), disks=tuple(disks))
-    command = qemu_argv(BINARY, built, Sockets(5, 6, 7))
+    words = command(BINARY, built, Wires(5, 6, 7))
     for flag in ("-kernel", "-initrd", "-append", "-chardev", "-chardev", "-chardev", "-serial"):
-        at = command.index(flag)
-        del command[at : at + 2]
-    command = [
-        word.replace("chardev=control,", "").replace("chardev=stream,", "") for word in command
-    ]
+        at = words.index(flag)
+        del words[at : at + 2]
+    words = [word.replace("chardev=control,", "").replace("chardev=stream,", "") for word in words]
     done = subprocess.run(
-        [*command, "-S", "-monitor", "stdio"],
+        [*words, "-S", "-monitor", "stdio"],
         input=b"info memory-devices\nquit\n",
         capture_output=True,
         timeout=60,
@@ -170,4 +178,4 @@ def test_the_last_line_of_qemu_is_the_reason() -> None:
 
 def test_qemu_missing_names_its_package(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="apt install qemu-system-x86"):
-        find_qemu(str(tmp_path))
+        find(str(tmp_path))

@@ -46,6 +46,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "stop-signal": b"15",
         "clock": b"1700000000000000000",
         "seed": b"\1\0",
+        "watch": b"",
     }
 
 

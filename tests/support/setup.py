@@ -20,7 +20,7 @@ PACKAGES = {
     "the virtual environment": "python3-venv ca-certificates",
     "booting": "qemu-system-x86",
     "building the kernel": "linux-source-6.1 gcc libc6-dev make flex bison bc perl xz-utils cpio "
-    "kmod libelf-dev libssl-dev",
+    "kmod libelf-dev libssl-dev patch",
     "building hyperstart": "musl-tools linux-libc-dev clang libclang-rt-14-dev",
     "checking file systems": "erofs-utils e2fsprogs attr libcap2-bin",
     "making and serving images": "mmdebstrap umoci skopeo docker-registry openssl curl zstd "

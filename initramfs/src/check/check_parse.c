@@ -121,8 +121,23 @@ static void check_networks(void)
 	}
 }
 
+static void check_listeners(void)
+{
+#define HEAD "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n"
+#define LINE "   0: 00000000:0050 00000000:0000 "
+	CHECK(has_listener(HEAD LINE "0A 00000000:00000000 00:00000000\n"));
+	CHECK(has_listener(HEAD LINE "01 00000000\n" LINE "0A 00000000\n"));
+	CHECK(!has_listener(HEAD LINE "01 00000000:0000000A 0A \n"));
+	CHECK(!has_listener(HEAD LINE "0A"));
+	CHECK(!has_listener(HEAD "   0:"));
+	CHECK(!has_listener(HEAD));
+	CHECK(!has_listener("0A 0A 0A 0A "));
+	CHECK(!has_listener(""));
+}
+
 int main(void)
 {
+	check_listeners();
 	check_strings();
 	check_numbers();
 	check_users();

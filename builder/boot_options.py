@@ -1,0 +1,189 @@
+"""The options of ``hyperbuild boot``, once: the command line is made of them, and the plain way in.
+
+A boot begins with reading its command line, and click takes longer to load than all else before
+the hypervisor runs. So a line that is plainly right is read here; whatever is not (help, a mistake,
+a value from a variable) is left to click, which says everything there is to say.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+#: Variables that stand for options of the command or of the program, and whose values click reads.
+_VARIABLES = ("HYPERBUILD_BOOT_", "HYPERBUILD_QUIET", "HYPERBUILD_DEBUG", "_HYPERBUILD_")
+
+
+def flag(text: str) -> bool:
+    """Read the value of an option that has none."""
+    return bool(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def seconds(text: str) -> float:
+    """Read a time that is more than nothing."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def file(text: str) -> Path:
+    """Read the path of what is no directory."""
+    if os.path.isdir(text):  # noqa: PTH112 - on the way to a boot
+        raise ValueError(text)
+    return Path(text)
+
+
+@dataclass(frozen=True, slots=True)
+class BootOption:
+    """One option: ``field`` is its name in BootOptions, ``read`` makes its value of a text.
+
+    A tuple as default takes several. ``variable`` is one of its own beside HYPERBUILD_BOOT_*.
+    """
+
+    field: str
+    names: tuple[str, ...]
+    help: str
+    read: Callable[[str], Any] = str
+    default: Any = None
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    variable: str | None = None
+
+
+BOOT_OPTIONS = (
+    BootOption(
+        "publish", ("-p", "--publish"), "Forward a host port to the guest.", str, (),
+        "[IP:]HOST:GUEST[/udp]",
+    ),
+    BootOption(
+        "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]"
+    ),
+    BootOption("memory", ("-m", "--memory"), "RAM.", str, "256M", "SIZE"),
+    BootOption("cpus", ("--cpus",), "CPUs.", count, 1),
+    BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
+    BootOption(
+        "network", ("--network",), "The guest's network.", default="user",
+        choices=("user", "none"),
+    ),
+    BootOption(
+        "interactive", ("-i", "--interactive"), "Pass stdin on to the application.", flag, False
+    ),
+    BootOption(
+        "pull", ("--pull",), "Ask the registry only for what is not in the store, or always.",
+        default="missing", choices=("missing", "always"),
+    ),
+    BootOption(
+        "timeout", ("--timeout",), "Stop the guest after S seconds, with status 124.", seconds,
+        metavar="S",
+    ),
+    BootOption(
+        "rootfs_as", ("--rootfs",),
+        "Map the root file system (persistent memory), or read it as a block device.",
+        default="dax", choices=("dax", "blk"),
+    ),
+    BootOption(
+        "require_dax", ("--require-dax",), "Fail unless the guest proves that DAX works.", flag,
+        False,
+    ),
+    BootOption(
+        "report", ("--report",), "Write the boot timeline into FILE.json, or draw it in FILE.html.",
+        file, metavar="FILE",
+    ),
+    BootOption(
+        "budget", ("--budget",),
+        "Fail if a step comes later: app_exec=400ms, or counted in guest instructions: insns=18M, "
+        "insns:app_exec=30M.",
+        str, (), "STEP=LIMIT",
+    ),
+    BootOption(
+        "accel", ("--accel",), "Hardware virtualization or emulation.", default="auto",
+        choices=("auto", "kvm", "tcg"), variable="HYPERBUILD_ACCEL",
+    ),
+    BootOption(
+        "profile", ("--profile",), "Kernel for an image that is converted first.  [default: dax]",
+        choices=("micro", "dax", "full"),
+    ),
+    BootOption(
+        "kernel_file", ("--kernel",), "An ELF kernel with a PVH entry, instead of the HyperKernel.",
+        Path, metavar="PATH",
+    ),
+    BootOption(
+        "platform_text", ("--platform",), "Default: linux on this CPU.",
+        metavar="OS/ARCH[/VARIANT]",
+    ),
+    BootOption(
+        "authfile", ("--authfile",), "File of registry credentials.", Path, metavar="PATH"
+    ),
+)  # fmt: skip
+
+
+def read_plainly(words: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the fields of BootOptions as words (those behind ``boot``) and variables say.
+
+    None if they are not plainly right.
+    """
+    if any(name.startswith(_VARIABLES) for name in environment):
+        return None
+    try:
+        return _Words(words, environment).read()
+    except (ValueError, LookupError):
+        return None
+
+
+class _Words:
+    """Options before and after the image; from the first word behind them on, all is CMD."""
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._words = list(words)
+        self._by_name = {name: option for option in BOOT_OPTIONS for name in option.names}
+        self._values: dict[str, Any] = {option.field: option.default for option in BOOT_OPTIONS}
+        for option in BOOT_OPTIONS:
+            if option.variable and option.variable in environment:
+                self._take(option, environment[option.variable])
+
+    def read(self) -> dict[str, Any]:
+        self._options()
+        if self._words[:1] == ["--"]:
+            del self._words[0]
+            image = self._words.pop(0)
+        else:
+            image = self._words.pop(0)
+            self._options()
+            if self._words[:1] == ["--"]:
+                del self._words[0]
+        return {**self._values, "image": image, "command": tuple(self._words)}
+
+    def _options(self) -> None:
+        while self._words and self._words[0][:1] == "-" and self._words[0] not in ("-", "--"):
+            word = self._words.pop(0)
+            name, equals, value = word.partition("=")
+            if not word.startswith("--") and len(word) > 2:
+                name, equals, value = word[:2], "=", word[2:]
+            option = self._by_name[name]
+            if option.read is flag:
+                if equals:
+                    raise ValueError(word)
+                self._values[option.field] = True
+            else:
+                self._take(option, value if equals else self._words.pop(0))
+
+    def _take(self, option: BootOption, text: str) -> None:
+        if not text or (option.choices and text not in option.choices):
+            raise ValueError(text)
+        value = option.read(text)
+        several = isinstance(option.default, tuple)
+        self._values[option.field] = (*self._values[option.field], value) if several else value

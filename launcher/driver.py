@@ -1,0 +1,42 @@
+"""What a hypervisor's module gives to the launcher, and what it is given (docs/drivers.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hyperbuild.converter.errors import HyperbuildError
+    from hyperbuild.launcher.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """Descriptors (stream sockets) that the child inherits: serial console and the two ports."""
+
+    console: int
+    control: int
+    stream: int
+
+
+class Driver(Protocol):
+    """A module, one for each hypervisor; nothing outside of it names the hypervisor's options.
+
+    What the functions do not say is the same for all: the command is started by ``child.spawn``,
+    watched by its end and its stderr, asked to stop through hyperstart, and ended by SIGKILL.
+    """
+
+    def find(self, search_path: str, /) -> str:
+        """Return the program's path along search_path; ToolError says what to install."""
+
+    def version(self, program: str, /) -> str:
+        """Return the first line that program says of its version; ToolError if it does not run."""
+
+    def command(self, program: str, machine: Machine, wires: Wires, /) -> list[str]:
+        """Return the argv that boots machine at once: nothing is looked up, nothing changed.
+
+        InputError: this hypervisor cannot have such a machine.
+        """
+
+    def explain(self, stderr: str, machine: Machine, /) -> HyperbuildError | None:
+        """Return what the program's words on leaving early mean, None if it said nothing."""

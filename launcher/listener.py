@@ -1,0 +1,125 @@
+"""What the guest tells, put into the timeline and judged; and what a VM's end means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperbuild.launcher.channel import Event, Exit, Hello
+from hyperbuild.launcher.console import diagnose
+from hyperbuild.launcher.errors import BootError, LaunchError
+from hyperbuild.launcher.timeline import Counter, Timeline
+from hyperbuild.launcher.vm import VMResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hyperbuild.converter.errors import HyperbuildError
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.launcher.budget import Budget
+    from hyperbuild.launcher.channel import Message
+    from hyperbuild.launcher.machine import Machine
+    from hyperbuild.launcher.session import Outcome
+
+#: The last event before the application runs (docs/hyperstart.md).
+EXEC = "exec"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Hears a guest's messages: fills the timeline, checks budgets and the proof of DAX.
+
+    tsc_khz is the rate of the guest's time stamp counter, if it is known.
+    """
+
+    machine: Machine
+    timeline: Timeline
+    budgets: tuple[Budget, ...]
+    progress: Progress
+    tsc_khz: int | None
+    dax_wanted: bool
+    dax_required: bool
+    on_started: Callable[[Timeline], None] | None
+
+    def hear(self, message: Message, received: int) -> None:
+        """Take one message; BudgetError or BootError if the VM has to end for what it tells."""
+        if isinstance(message, Event):
+            self.timeline.mark_guest(message.name, message.nanoseconds, received)
+            if message.name == EXEC and self.on_started:
+                self.on_started(self.timeline)
+            for budget in self.budgets:
+                budget.check(self.timeline)
+        elif isinstance(message, Exit):
+            self.timeline.mark("exit", received)
+        elif isinstance(message, Hello):
+            counter = read_counter(message.facts, self.tsc_khz)
+            if counter:
+                self.timeline.count(counter)
+            if self.dax_wanted and message.facts.get("dax") != "1":
+                self._complain()
+
+    def check_reached(self) -> None:
+        """Raise BudgetError for a budget whose phase came too late or never."""
+        for budget in self.budgets:
+            budget.check_reached(self.timeline)
+
+    def _complain(self) -> None:
+        text = "the root file system is not mapped by DAX in the guest"
+        if not self.machine.disks[0].pmem:
+            options = self.machine.kernel_options
+            if options is not None and "CONFIG_FS_DAX" not in options:
+                return
+            text += ": its size is no multiple of 2 MiB; convert the image again"
+        if self.dax_required:
+            raise BootError(f"{text}, which --require-dax demands")
+        self.progress.warn(text)
+
+
+def read_counter(facts: Mapping[str, str], khz: int | None) -> Counter | None:
+    """Read hyperstart's ``counter`` and the kernel's ``stamps``; None if they tell nothing."""
+    at_init = _number(facts.get("counter", ""))
+    if khz is None or at_init is None:
+        return None
+    stamps = [_number(text) for text in facts.get("stamps", "").split(",")]
+    named = zip(("kernel", "initcalls"), stamps, strict=False)
+    steps = {name: value for name, value in named if value is not None and value <= at_init}
+    return Counter(khz, at_init, steps)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def conclude(
+    outcome: Outcome, returncode: int, told: HyperbuildError | None, timeline: Timeline
+) -> VMResult:
+    """Turn what is known into a result, or raise what it was that failed.
+
+    told is what the hypervisor said on leaving early, returncode its status (-N for signal N).
+    """
+    console = outcome.console.text()
+    if outcome.error:
+        raise outcome.error
+    if outcome.failure:
+        raise LaunchError(outcome.failure.text, status=outcome.failure.status, console=console)
+    status = outcome.exit.status if outcome.exit else None
+    if outcome.verdict is not None:
+        status = outcome.verdict
+    if status is None:
+        raise diagnose(console) or told or _unexplained(returncode, console)
+    return VMResult(
+        status=status,
+        timeline=timeline,
+        dax=None if outcome.facts is None else outcome.facts.get("dax") == "1",
+        facts=outcome.facts or {},
+        console=console,
+    )
+
+
+def _unexplained(returncode: int, console: str) -> BootError:
+    how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
+    return BootError(
+        f"the VM ended ({how} of the hypervisor) before its application did; "
+        "give it more memory with -m if it needs it",
+        console=console,
+    )
