@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ NOT_PLAIN = [
 
 @pytest.mark.parametrize("args", PLAIN, ids=" ".join)
 def test_the_plain_way_reads_what_click_reads(args: tuple[str, ...]) -> None:
-    assert read_plainly(args, {}) == parsed(*args)
+    assert read_plainly(args, os.environ) == parsed(*args)
 
 
 @pytest.mark.parametrize("args", NOT_PLAIN, ids=" ".join)
