@@ -92,6 +92,7 @@ def test_the_second_goes_on_when_the_first_is_killed(
     store = Path(hyperbuild_env["XDG_DATA_HOME"]) / "hyperbuild"
     first = start(hyperbuild_env, f"oci:{image}")
     until(lambda: drafts(store), "the first one's draft")
+    first.send_signal(signal.SIGSTOP)
     second = start(hyperbuild_env, f"oci:{image}")
     until(lambda: waits_for_a_lock(second.pid), "the second to wait")
     first.kill()
@@ -124,9 +125,11 @@ def test_a_directory_that_the_first_takes_back_is_made_anew_by_the_second(
     out = tmp_path / "out"
     first = start(hyperbuild_env, f"oci:{image}", "-o", out)
     until(lambda: out.exists() and list(out.iterdir()), "the first one's draft")
+    first.send_signal(signal.SIGSTOP)
     second = start(hyperbuild_env, f"oci:{image}", "-o", out)
     until(lambda: waits_for_a_lock(second.pid), "the second to wait")
     first.terminate()
+    first.send_signal(signal.SIGCONT)
     first.communicate()
     finished(second)
     assert names(out) == {"rootfs.erofs", "bundle.json"}

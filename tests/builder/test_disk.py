@@ -31,6 +31,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small
 
 
+@pytest.fixture
+def hyperbuild_env(hyperbuild_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Give an environment that knows no layer yet: each has to be read."""
+    return hyperbuild_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
 @contextmanager
 def mounted(disk: Path, options: str) -> Iterator[Path]:
     disk.mkdir(exist_ok=True)

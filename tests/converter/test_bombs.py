@@ -24,6 +24,12 @@ from tests.support.layers import digest, layout
 MEGABYTE = b"c" * 1_000_000
 
 
+@pytest.fixture
+def hyperbuild_env(hyperbuild_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Give an environment that knows no layer yet: each has to be read."""
+    return hyperbuild_env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
 def write(path: Path, pieces: Iterable[bytes]) -> Path:
     with path.open("wb") as file:
         file.writelines(pieces)

@@ -60,8 +60,9 @@ def test_killed_while_it_writes_a_directory(
     small: Path, tmp_path: Path, hyperbuild_env: dict[str, str], run_cli: RunCli, over: bool
 ) -> None:
     earlier, later, out = tmp_path / "earlier", tmp_path / "later", tmp_path / "out"
-    run_cli(*PLAIN, f"oci:{small}", "-o", earlier, "--format", "ext4")
-    run_cli(*PLAIN, f"oci:{small}", "-o", later)
+    apart = {"XDG_CACHE_HOME": str(tmp_path / "apart")}
+    run_cli(*PLAIN, f"oci:{small}", "-o", earlier, "--format", "ext4", env=apart)
+    run_cli(*PLAIN, f"oci:{small}", "-o", later, env=apart)
     command = [*PLAIN, f"oci:{small}", "-o", str(out)]
     status = None
     for status in crashes(signal.SIGKILL, command, hyperbuild_env, tmp_path / "log"):
