@@ -45,6 +45,8 @@ def test_options_before_and_after_the_image(args: tuple[str, ...]) -> None:
     assert (params["publish"], params["cpus"]) == (("80:80",), 2)
 
 
+#: The one variable that click reads here and that whoever runs the tests may have set.
+ACCEL = {name: text for name, text in os.environ.items() if name == "HYPERBUILD_ACCEL"}
 PLAIN = [
     ("nginx",),
     ("-p", "80:80", "--cpus", "2", "nginx", "ls", "-l", "-p", "x"),
@@ -77,7 +79,7 @@ NOT_PLAIN = [
 
 @pytest.mark.parametrize("args", PLAIN, ids=" ".join)
 def test_the_plain_way_reads_what_click_reads(args: tuple[str, ...]) -> None:
-    assert read_plainly(args, os.environ) == parsed(*args)
+    assert read_plainly(args, ACCEL) == parsed(*args)
 
 
 @pytest.mark.parametrize("args", NOT_PLAIN, ids=" ".join)
@@ -97,7 +99,7 @@ def test_variables_are_heeded_on_the_plain_way_too() -> None:
     st.lists(st.sampled_from(["-p", "-i", "--", "-", "x", "--cpus", "3", "--pull=always", "-e"]))
 )
 def test_the_plain_way_never_reads_anything_else(args: list[str]) -> None:
-    options = read_plainly(args, os.environ)
+    options = read_plainly(args, ACCEL)
     if options is not None:
         assert options == parsed(*args)
 
