@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.converter.errors import HyperbuildError, printable
+from hyperbuild.converter.errors import HyperbuildError, InputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +77,7 @@ def _boot_plainly(arguments: list[str]) -> int | None:
     from hyperbuild.builder.boot_options import read_plainly
 
     options: dict[str, Any] | None = read_plainly(arguments[1:], os.environ)
-    # A budget that names no step is a mistake of usage, which click tells.
-    if options is None or options["budget"]:
+    if options is None or not _budgets_are_right(options["budget"]):
         return None
     from hyperbuild.builder.booting import BootOptions, boot_image
     from hyperbuild.builder.console import Console
@@ -87,6 +86,19 @@ def _boot_plainly(arguments: list[str]) -> int | None:
     return boot_image(
         read_context(os.environ, Console.for_stderr(quiet=False)), BootOptions(**options)
     )
+
+
+def _budgets_are_right(texts: Sequence[str]) -> bool:
+    """Tell whether each of texts is a budget; one that is not is a mistake of usage."""
+    if texts:
+        from hyperbuild.launcher.budget import parse_budget
+
+        try:
+            for text in texts:
+                parse_budget(text)
+        except InputError:
+            return False
+    return True
 
 
 def _fail(error: Exception, text: str, status: int, arguments: list[str]) -> int:
