@@ -79,7 +79,8 @@ def _arm(moment: int, number: int, told: int) -> None:
 
 def main() -> None:
     """Run the command line for each number on stdin."""
-    from hyperbuild.builder import cli, converting  # noqa: F401 - loaded once for all runs
+    from hyperbuild.builder import cli, converting  # noqa: F401 - loaded once
+    from hyperbuild.builder import main as program
     from hyperbuild.converter import registry  # noqa: F401
 
     number, log, *arguments = sys.argv[1:]
@@ -90,7 +91,7 @@ def main() -> None:
             for target, path in ((0, os.devnull), (1, os.devnull), (2, log)):
                 os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), target)
             _arm(int(line), int(number), theirs)
-            cli.main(arguments)
+            program.main(arguments)
         os.close(theirs)
         _, status = os.waitpid(child, 0)
         hit = len(os.read(ours, 1))
