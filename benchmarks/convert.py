@@ -47,8 +47,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="*", default=["nginx", "development"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="a part of the contenders' names; the limit runs anyway")
     options = parser.parse_args()
-    rows = [row for name in options.images for row in measure(name, options.rounds)]
+    rows = [
+        row for name in options.images for row in measure(name, options.rounds, options.only or "")
+    ]
     head = ("image", "by", "wall s", "x wall", "CPU s", "x CPU", "peak MB", "image file MB")
     print("\n## convert\n\n" + table(head, rows))
     print(METHOD.strip().format(rounds=options.rounds, machine=machine()))
@@ -69,15 +72,16 @@ class Task:
         return f"{self.layout}:latest"
 
 
-def measure(name: str, rounds: int) -> list[list[str]]:
-    """Return the table's rows for one image."""
+def measure(name: str, rounds: int, only: str) -> list[list[str]]:
+    """Return the table's rows for one image, of the contenders whose name has only in it."""
+    titles = [title for title in BY if only in title or title == LIMIT]
     with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
         task = _prepare(image(name), Path(work))
         sizes: dict[str, int] = {}
-        contenders = [partial(_in_fresh_place, Path(work), sizes, title, task) for title in BY]
+        contenders = [partial(_in_fresh_place, Path(work), sizes, title, task) for title in titles]
         alternate(1, *contenders)
         medians = [median_cost(costs) for costs in alternate(rounds, *contenders)]
-    limit = medians[list(BY).index(LIMIT)]
+    limit = medians[titles.index(LIMIT)]
     return [
         [
             name,
@@ -89,7 +93,7 @@ def measure(name: str, rounds: int) -> list[list[str]]:
             f"{cost.peak / 1e6:.0f}",
             f"{sizes[title] / 1e6:.0f}" if sizes[title] else "-",
         ]
-        for title, cost in zip(BY, medians, strict=True)
+        for title, cost in zip(titles, medians, strict=True)
     ]
 
 

@@ -223,6 +223,9 @@ def _metadata(by_inode: dict[Inode, _Placed], meta_block: int) -> Iterator[tuple
     """Yield (offset from meta_block, bytes) in ascending order."""
     blocks: list[tuple[int, bytes]] = []
     for number, item in enumerate(by_inode.values(), 1):
+        if item.dirents is None and not item.inode.target:
+            yield item.nid * _SLOT, _encode_inode(item, number) + item.xattrs
+            continue
         content = _content(item, by_inode)
         cut = len(content) - len(content) % BLOCK_SIZE if item.is_inline else 0
         if not item.is_inline:
