@@ -24,6 +24,8 @@ TEMPORARY_PREFIX = ".hyperbuild-"
 #: Errors of copy_file_range that mean: not between these two files.
 _NOT_SHARED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED = 1 << 20
+#: What a disk answers to a write that it cannot do.
+_WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,9 @@ def draft(directory: Path) -> Iterator[Draft]:
         finally:
             os.close(file.fd)
     except OSError as error:
-        # A failed write knows its descriptor alone, which says nothing to anybody.
-        if error.filename is not None:
+        # A failed write knows its descriptor alone, which says nothing to anybody. Clients of the
+        # network raise OSErrors too, which are theirs to explain.
+        if error.filename is not None or error.errno not in _WRITE_FAILURES:
             raise
         raise UnavailableError(
             f"cannot write into {directory}: {error.strerror or error}; "

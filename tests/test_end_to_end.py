@@ -110,7 +110,8 @@ def test_nginx_from_a_registry_answers_http_from_its_vm(
     assert "application started after" in stderr
     assert not Path(f"/proc/{qemu}").exists()
     steps = [step["name"] for step in json.loads(report.read_text())["steps"]]
-    assert steps[:6] == ["start", "qemu", "init", "rootfs", "network", "exec"]
+    begin = ["start", "hypervisor", "machine", "kernel", "initcalls", "init"]
+    assert steps == [*begin, "rootfs", "network", "app_exec", "listening", "exit"]
 
 
 @pytest.mark.usefixtures("ready")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.converter import oci
+from hyperbuild.converter.digests import is_digest
 from hyperbuild.converter.errors import ContentError, InputError
 from hyperbuild.converter.oci import Descriptor, ImageConfig, Index, Manifest, Platform
 
@@ -120,8 +121,8 @@ def test_any_value_in_any_field_is_read_or_refused(document, key, value):
 def test_digests():
     assert oci.matches(oci.digest_of(b"x"), b"x")
     assert not oci.matches(oci.digest_of(b"x"), b"y")
-    assert oci.is_digest(DIGEST)
-    assert not oci.is_digest("latest")
+    assert is_digest(DIGEST)
+    assert not is_digest("latest")
 
 
 def test_platforms():
