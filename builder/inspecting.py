@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hyperbuild.builder.context import Context
     from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.limits import Limits
+    from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.store import Store
     from hyperbuild.converter.survey import Contents, LayerUse, Survey, Weight
@@ -104,10 +105,11 @@ def inspect_name(context: Context, options: InspectOptions) -> Inspection:
 def _inspect_bundle(context: Context, name: str, files: BundleFiles, limits: Limits) -> Inspection:
     contents, points = _examine(context, files)
     layers = None
-    at_hand = _stored_image(context.store(), context.layers(), files.bundle)
+    cache = context.layers()
+    at_hand = _stored_image(context.store(), cache, files.bundle)
     if at_hand:
         image, source = at_hand
-        survey = _survey(context, image, source, limits)
+        survey = _survey(image, source, limits, context.console, cache)
         layers, contents = _layers(image, survey), survey.contents
     return Inspection(name, files.bundle.image, files.bundle, layers, contents, points)
 
@@ -153,7 +155,7 @@ def _inspect_image(context: Context, options: InspectOptions) -> Inspection:
     settings = context.registries(options.authfile, reference.transport)
     with open_source(reference, store=store, settings=settings) as source:
         image = source.resolve(wanted, context.console)
-        survey = _survey(context, image, source, options.limits)
+        survey = _survey(image, source, options.limits, context.console, context.layers())
     info = ImageInfo(
         reference=str(image.reference),
         manifest_digest=image.manifest.digest,
@@ -174,10 +176,14 @@ def _inspect_image(context: Context, options: InspectOptions) -> Inspection:
     )
 
 
-def _survey(context: Context, image: SourceImage, source: ImageSource, limits: Limits) -> Survey:
-    indexes = read_indexes(
-        image, source, limits=limits, progress=context.console, cache=context.layers()
-    )
+def _survey(
+    image: SourceImage,
+    source: ImageSource,
+    limits: Limits,
+    progress: Progress,
+    cache: LayerCache,
+) -> Survey:
+    indexes = read_indexes(image, source, limits=limits, progress=progress, cache=cache)
     return survey_layers(indexes, limits)
 
 

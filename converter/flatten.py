@@ -35,17 +35,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FlatLayer:
-    """A layer in place: its index, and the sums of its files that have data, in order."""
+    """A layer in place: its index, and the sums of its files that have data, in order.
+
+    ``is_known`` tells that the index came from the cache.
+    """
 
     key: LayerKey
     index: LayerIndex
     sums: array[int]
+    is_known: bool
 
     def loan(self) -> Loan:
         """Return what the cache keeps of the layer."""
         inodes = (entry.inode for entry in self.index.entries)
         blocks = array("q", (NO_BLOCK if inode is None else inode.block for inode in inodes))
-        return Loan(self.key, encode_index(self.index), blocks, self.sums)
+        encoded = None if self.is_known else encode_index(self.index)
+        return Loan(self.key, encoded, blocks, self.sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +124,14 @@ class Flattener:
             number = 0
             for layer, diff_id in layers:
                 first_sum = len(extents.sums)
-                index = reuse.take(layer, diff_id, choice, extents, number, budget)
-                if index is None:
-                    index = read_from(
-                        self.source, self.image, (layer, diff_id), choice, extents,
-                        progress=self.progress, first_entry=number, budget=budget,
-                    )  # fmt: skip
+                known = reuse.take(layer, diff_id, choice, extents, number, budget)
+                index = known or read_from(
+                    self.source, self.image, (layer, diff_id), choice, extents,
+                    progress=self.progress, first_entry=number, budget=budget,
+                )  # fmt: skip
                 number += len(index.entries)
-                sums = extents.sums[first_sum:]
-                found.append(FlatLayer(LayerKey.of(layer, diff_id), index, sums))
+                key, sums = LayerKey.of(layer, diff_id), extents.sums[first_sum:]
+                found.append(FlatLayer(key, index, sums, is_known=known is not None))
                 done(index)
                 task.advance(layer.size)
         return found

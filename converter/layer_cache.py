@@ -75,10 +75,13 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """A layer as it is kept, and where its files' data lie in a root file system; as in Donor."""
+    """A layer as it is kept, and where its files' data lie in a root file system; as in Donor.
+
+    ``index`` is None if it was taken from the cache.
+    """
 
     key: LayerKey
-    index: Encoded
+    index: Encoded | None
     blocks: array[int]
     sums: array[int]
 
@@ -116,7 +119,8 @@ class LayerCache:
 
     def lend(self, loan: Loan, identity: Identity) -> None:
         """Keep a layer and where its data lies, unless a file that has more of it is noted."""
-        self.keep(loan.key, loan.index)
+        if loan.index:
+            self.keep(loan.key, loan.index)
         known = self.donor(loan.key)
         if known:
             known.close()

@@ -7,6 +7,7 @@ metadata behind it is still being written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -57,15 +58,19 @@ class Settling:
         return "sha256:" + self._hash.hexdigest()
 
     def _digest(self) -> None:
+        try:
+            self._hash_settled()
+        except OSError as error:
+            self._failure = error
+
+    def _hash_settled(self) -> None:
         buffer = memoryview(bytearray(_BUFFER))
         position = 0
         while (end := self._ends.get()) is not None:
-            while position < end and not self._failure:
-                try:
-                    count = os.preadv(self._fd, [buffer[: end - position]], position)
-                except OSError as error:
-                    self._failure = error
-                    break
+            while position < end:
+                count = os.preadv(self._fd, [buffer[: end - position]], position)
+                if not count:
+                    raise OSError(errno.EIO, "it has become shorter")
                 self._hash.update(buffer[:count])
                 position += count
 

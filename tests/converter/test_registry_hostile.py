@@ -63,19 +63,24 @@ def test_a_coding_that_is_only_said_changes_nothing(puller, proxy, small):
     assert puller.layers(f"{proxy.host}/test/small") == blobs(small)
 
 
+def redirecting(tokens, thief):
+    """Return the fault of a token server that sends whoever asks it on to thief."""
+
+    def fault(seen, answer):
+        tokens(seen, answer)
+        if seen.path.startswith("/token"):
+            answer.status, answer.body = 307, b""
+            answer.headers = {"Location": f"http://{thief.host}/token"}
+
+    return fault
+
+
 def test_an_identity_token_is_not_sent_on_to_another_host(puller, proxy, registry, tmp_path):
     place = tmp_path / "a.json"
     place.write_text(json.dumps({"auths": {proxy.host: {"identitytoken": "refresh-secret"}}}))
     tokens = TokenServer(proxy.host)
     with serve_proxy(registry) as thief:
-
-        def fault(seen, answer):
-            tokens(seen, answer)
-            if seen.path.startswith("/token"):
-                answer.status, answer.body = 307, b""
-                answer.headers = {"Location": f"http://{thief.host}/token"}
-
-        proxy.fault = fault
+        proxy.fault = redirecting(tokens, thief)
         with pytest.raises(AccessError, match=r"gives no token .*\(status 307\)"):
             with_settings(puller, credential_files=(place,)).resolve(f"{proxy.host}/test/small")
         assert thief.seen == []
@@ -85,14 +90,7 @@ def test_a_password_is_not_sent_on_to_another_host(puller, proxy, registry, tmp_
     files = authfile(tmp_path / "auth.json", proxy.host)
     tokens = TokenServer(proxy.host)
     with serve_proxy(registry) as thief:
-
-        def fault(seen, answer):
-            tokens(seen, answer)
-            if seen.path.startswith("/token"):
-                answer.status, answer.body = 307, b""
-                answer.headers = {"Location": f"http://{thief.host}/token"}
-
-        proxy.fault = fault
+        proxy.fault = redirecting(tokens, thief)
         with pytest.raises(AccessError):
             with_settings(puller, credential_files=files).resolve(f"{proxy.host}/test/small")
         assert thief.seen
