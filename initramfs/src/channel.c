@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "stream.h"
 #include "uevent.h"
 
 #define PORTS "/sys/class/virtio-ports"
@@ -32,6 +33,11 @@ void put_u64(uint8_t *to, uint64_t value)
 uint32_t get_u32(const uint8_t *from)
 {
 	return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
+}
+
+uint64_t get_u64(const uint8_t *from)
+{
+	return (uint64_t)get_u32(from) << 32 | get_u32(from + 4);
 }
 
 static bool port_is_called(const char *port, const char *wanted)
@@ -121,26 +127,82 @@ static int wait_writable(int port)
 	return watched.revents & (POLLHUP | POLLERR) ? -1 : 0;
 }
 
+static int send_all(int port, const uint8_t *data, size_t size)
+{
+	size_t sent = 0;
+
+	while (sent < size) {
+		ssize_t count = write(port, data + sent, size - sent);
+
+		if (count < 0 && (errno != EAGAIN || wait_writable(port) != 0))
+			return -1;
+		if (count > 0)
+			sent += (size_t)count;
+	}
+	return 0;
+}
+
 static int send_message(const struct channel *channel, uint32_t type, const void *payload,
 			size_t size)
 {
 	uint8_t frame[8 + 1024];
-	size_t sent = 0;
 
 	if (channel->control < 0 || size > sizeof(frame) - 8)
 		return -1;
 	put_u32(frame, type);
 	put_u32(frame + 4, (uint32_t)size);
 	memcpy(frame + 8, payload, size);
-	while (sent < 8 + size) {
-		ssize_t count = write(channel->control, frame + sent, 8 + size - sent);
+	return send_all(channel->control, frame, 8 + size);
+}
 
-		if (count < 0 && (errno != EAGAIN || wait_writable(channel->control) != 0))
+int send_mark(const struct channel *channel)
+{
+	static const uint8_t mark[FRAME_HEAD];
+
+	return channel->stream < 0 ? -1 : send_all(channel->stream, mark, sizeof(mark));
+}
+
+int channel_wait(const struct channel *channel)
+{
+	struct pollfd watched = {.fd = channel->control, .events = POLLIN};
+	int ready;
+
+	do {
+		ready = poll(&watched, 1, -1);
+	} while (ready < 0 && errno == EINTR);
+	return ready == 1 && watched.revents & POLLIN ? 0 : -1;
+}
+
+static int receive_all(const struct channel *channel, uint8_t *to, size_t size)
+{
+	size_t got = 0;
+
+	while (got < size) {
+		ssize_t count = read(channel->control, to + got, size - got);
+
+		if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
+			return -1;
+		if (count < 0 && channel_wait(channel) != 0)
 			return -1;
 		if (count > 0)
-			sent += (size_t)count;
+			got += (size_t)count;
 	}
 	return 0;
+}
+
+int channel_receive(const struct channel *channel, struct message *message)
+{
+	static uint8_t payload[PAYLOAD_MAX];
+	uint8_t head[8];
+
+	if (receive_all(channel, head, sizeof(head)) != 0)
+		return -1;
+	message->type = get_u32(head);
+	message->size = get_u32(head + 4);
+	message->payload = payload;
+	if (message->size > PAYLOAD_MAX)
+		return -1;
+	return receive_all(channel, payload, message->size);
 }
 
 int send_hello(const struct channel *channel, const char *facts)

@@ -8,7 +8,7 @@
 
 #include "failure.h"
 
-enum { PROTOCOL_VERSION = 1, PAYLOAD_MAX = 65536 };
+enum { PROTOCOL_VERSION = 2, PAYLOAD_MAX = 65536 };
 
 enum message_type {
 	MESSAGE_HELLO = 1,
@@ -17,6 +17,9 @@ enum message_type {
 	MESSAGE_ERROR = 4,
 	MESSAGE_SIGNAL = 16,
 	MESSAGE_STOP = 17,
+	MESSAGE_SPEC = 18,
+	MESSAGE_START = 19,
+	MESSAGE_CLOCK = 20,
 };
 
 struct channel {
@@ -32,6 +35,9 @@ int send_hello(const struct channel *channel, const char *facts);
 int send_event(const struct channel *channel, uint64_t nanoseconds, const char *name);
 int send_exit(const struct channel *channel, uint32_t status);
 int send_error(const struct channel *channel, const struct failure *why);
+
+/* Sends the stream's mark: what the host reads behind it was sent after it. */
+int send_mark(const struct channel *channel);
 
 /* Messages from the host as they arrive in pieces. Only short ones have a meaning; what is longer
  * than MESSAGE_ROOM is counted off and reported with its true size. */
@@ -52,8 +58,16 @@ struct message {
 /* Takes bytes from *data; returns 1 with a message, 0 when all are taken, -1 for nonsense. */
 int decode(struct decoder *decoder, const uint8_t **data, size_t *size, struct message *message);
 
+/* Waits until the host has sent something; -1 if it is gone. */
+int channel_wait(const struct channel *channel);
+
+/* Waits for one message, whole: its payload is good until the next call. For when nothing else goes
+ * on: whoever decodes pieces must have taken all that came before. -1 if the host is gone. */
+int channel_receive(const struct channel *channel, struct message *message);
+
 void put_u32(uint8_t *to, uint32_t value);
 void put_u64(uint8_t *to, uint64_t value);
 uint32_t get_u32(const uint8_t *from);
+uint64_t get_u64(const uint8_t *from);
 
 #endif

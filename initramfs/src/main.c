@@ -3,65 +3,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/random.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/reboot.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "channel.h"
 #include "failure.h"
+#include "identity.h"
 #include "moment.h"
 #include "network.h"
 #include "process.h"
+#include "renew.h"
 #include "rootfs.h"
 #include "spec.h"
 #include "supervise.h"
 
-enum { STAMPS_MAX = 48 };
+enum { STAMPS_MAX = 48, STAMPS = 3 };
 
 struct stamp {
 	const char *name;
 	uint64_t nanoseconds;
 };
-
-static int set_clock(uint64_t started, struct failure *why)
-{
-	uint64_t moment = started + now();
-	struct timespec time = {
-		.tv_sec = (time_t)(moment / NANOSECONDS),
-		.tv_nsec = (long)(moment % NANOSECONDS),
-	};
-
-	if (clock_settime(CLOCK_REALTIME, &time) != 0)
-		return fail(why, STATUS_FAILED, "set the clock: %s", strerror(errno));
-	return 0;
-}
-
-static int seed_random(const struct text *seed, struct failure *why)
-{
-	struct {
-		int entropy_count;
-		int buf_size;
-		char buf[SEED_MAX];
-	} pool;
-	int fd = open("/dev/random", O_WRONLY | O_CLOEXEC);
-	int result;
-
-	if (fd < 0)
-		return fail(why, STATUS_FAILED, "/dev/random: %s", strerror(errno));
-	pool.entropy_count = (int)seed->size * 8;
-	pool.buf_size = (int)seed->size;
-	memcpy(pool.buf, seed->start, seed->size);
-	result = ioctl(fd, RNDADDENTROPY, &pool);
-	explicit_bzero(&pool, sizeof(pool));
-	explicit_bzero(seed->start, seed->size);
-	close(fd);
-	return result == 0 ? 0 : fail(why, STATUS_FAILED, "seed the RNG: %s", strerror(errno));
-}
 
 /* What docker sets: any user may bind any port and send pings. A kernel without them is fine. */
 static void set_sysctls(void)
@@ -91,36 +55,42 @@ static const char *kernel_stamps(void)
 	return told;
 }
 
-static int say_hello(const struct spec *spec, const struct channel *channel, bool is_dax,
-		     uint64_t counter_at_init)
+static const char *facts_of(const struct spec *spec, bool is_dax, uint64_t counter_at_init)
 {
-	char facts[64 + STAMPS_MAX];
+	static char facts[64 + STAMPS_MAX];
 
 	snprintf(facts, sizeof(facts), "dax=%d\nrootfs=%.16s\ncounter=%" PRIu64 "\nstamps=%s\n",
 		 is_dax, spec->root.type, counter_at_init, kernel_stamps());
-	return send_hello(channel, facts);
+	return facts;
 }
 
-static int prepare(const struct spec *spec, const struct channel *channel, struct stamp *stamps,
+static int say_hello(const struct channel *channel, const char *facts, const struct stamp *stamps,
+		     struct failure *why)
+{
+	if (send_hello(channel, facts) != 0)
+		return fail(why, STATUS_FAILED, "control port: %s", strerror(errno));
+	for (size_t i = 0; i < STAMPS; i++)
+		send_event(channel, stamps[i].nanoseconds, stamps[i].name);
+	return 0;
+}
+
+static int prepare(const struct spec *spec, struct template *template, struct stamp *stamps,
 		   uint64_t counter_at_init, struct failure *why)
 {
 	bool is_dax;
 
-	if (seed_random(&spec->seed, why) != 0 || set_clock(spec->clock, why) != 0)
+	if (set_clock(spec->clock + now(), why) != 0 || mount_root(spec, &is_dax, why) != 0)
 		return -1;
-	if (sethostname(spec->hostname, strlen(spec->hostname)) != 0)
-		return fail(why, STATUS_FAILED, "sethostname: %s", strerror(errno));
-	if (mount_root(spec, &is_dax, why) != 0 || enter_root(spec, why) != 0)
+	template->facts = facts_of(spec, is_dax, counter_at_init);
+	template->identity = identity_directory(why);
+	if (template->identity < 0 || identity_take(spec, template->identity, why) != 0 ||
+	    enter_root(template->identity, why) != 0)
 		return -1;
 	stamps[1].nanoseconds = now();
-	if (say_hello(spec, channel, is_dax, counter_at_init) != 0)
-		return fail(why, STATUS_FAILED, "control port: %s", strerror(errno));
 	if (network_up(&spec->network, why) != 0)
 		return -1;
 	set_sysctls();
 	stamps[2].nanoseconds = now();
-	for (size_t i = 0; i < 3; i++)
-		send_event(channel, stamps[i].nanoseconds, stamps[i].name);
 	return 0;
 }
 
@@ -128,21 +98,27 @@ static int run(struct channel *channel, struct failure *why)
 {
 	static struct spec spec;
 	uint64_t counter_at_init = counter();
-	struct stamp stamps[] = {{"init", now()}, {"rootfs", 0}, {"network", 0}};
+	struct stamp stamps[STAMPS] = {{"init", now()}, {"rootfs", 0}, {"network", 0}};
+	struct template template;
 	struct process process;
 	uint32_t status;
 	int signals;
 
 	if (mount_initial(why) != 0 || channel_open(channel, why) != 0 || spec_read(&spec, why) != 0 ||
-	    prepare(&spec, channel, stamps, counter_at_init, why) != 0)
+	    prepare(&spec, &template, stamps, counter_at_init, why) != 0)
 		return -1;
+	if (spec.hold == HOLD_BEFORE_EXEC ? hold_and_renew(channel, &spec, &template, why) != 0
+					  : say_hello(channel, template.facts, stamps, why) != 0)
+		return -1;
+	if (spec.hold == HOLD_NOWHERE)
+		spec_forget();
 	signals = signals_open();
 	if (signals < 0)
 		return fail(why, STATUS_FAILED, "signalfd: %s", strerror(errno));
 	if (process_start(&spec, &process, why) != 0)
 		return -1;
 	send_event(channel, process.executed, "exec");
-	if (supervise(channel, &process, &spec, signals, &status, why) != 0)
+	if (supervise(channel, &process, &spec, &template, signals, &status, why) != 0)
 		return -1;
 	sync();
 	send_exit(channel, status);

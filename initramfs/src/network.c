@@ -48,10 +48,25 @@ size_t request_link_up(void *buffer, int index)
 	return header->nlmsg_len;
 }
 
-size_t request_address(void *buffer, int index, const struct network *network)
+size_t request_mac(void *buffer, int index, const struct network *network)
 {
-	struct nlmsghdr *header = start(buffer, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE,
-					sizeof(struct ifaddrmsg));
+	struct nlmsghdr *header = start(buffer, RTM_NEWLINK, 0, sizeof(struct ifinfomsg));
+	struct ifinfomsg *link = NLMSG_DATA(header);
+
+	link->ifi_family = AF_UNSPEC;
+	link->ifi_index = index;
+	attribute(header, IFLA_ADDRESS, network->mac, sizeof(network->mac));
+	return header->nlmsg_len;
+}
+
+size_t request_address(void *buffer, int index, const struct network *network,
+		       enum address_change change)
+{
+	struct nlmsghdr *header =
+		change == ADDRESS_GONE
+			? start(buffer, RTM_DELADDR, 0, sizeof(struct ifaddrmsg))
+			: start(buffer, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE,
+				sizeof(struct ifaddrmsg));
 	struct ifaddrmsg *address = NLMSG_DATA(header);
 	uint32_t host_bits = network->prefix < 32 ? UINT32_MAX >> network->prefix : 0;
 	uint32_t broadcast = network->address | htonl(host_bits);
@@ -111,6 +126,25 @@ static int find_interface(int fd)
 	return -1;
 }
 
+static int set_address(int fd, int index, const struct network *network)
+{
+	_Alignas(struct nlmsghdr) char buffer[REQUEST_MAX];
+	int error = request(fd, buffer, request_address(buffer, index, network, ADDRESS_NEW));
+
+	if (error == 0 && network->has_gateway)
+		error = request(fd, buffer, request_gateway(buffer, index, network));
+	return error;
+}
+
+static int set_mac(int fd, int index, const struct network *network)
+{
+	_Alignas(struct nlmsghdr) char buffer[REQUEST_MAX];
+
+	if (!network->has_mac)
+		return 0;
+	return request(fd, buffer, request_mac(buffer, index, network));
+}
+
 static int set_up(int fd, const struct network *network, struct failure *why)
 {
 	_Alignas(struct nlmsghdr) char buffer[REQUEST_MAX];
@@ -124,22 +158,62 @@ static int set_up(int fd, const struct network *network, struct failure *why)
 	index = find_interface(fd);
 	if (index < 0)
 		return fail(why, STATUS_FAILED, "network: the VM has no interface");
-	error = request(fd, buffer, request_link_up(buffer, index));
+	error = set_mac(fd, index, network);
 	if (error == 0)
-		error = request(fd, buffer, request_address(buffer, index, network));
-	if (error == 0 && network->has_gateway)
-		error = request(fd, buffer, request_gateway(buffer, index, network));
+		error = request(fd, buffer, request_link_up(buffer, index));
+	if (error == 0)
+		error = set_address(fd, index, network);
 	return error == 0 ? 0 : fail(why, STATUS_FAILED, "network: %s", strerror(error));
+}
+
+static int change(int fd, const struct network *before, const struct network *after,
+		  struct failure *why)
+{
+	_Alignas(struct nlmsghdr) char buffer[REQUEST_MAX];
+	int index = find_interface(fd);
+	int error;
+
+	if (index < 0 || !after->has_address)
+		return fail(why, STATUS_FAILED, "network: a template's network cannot come or go");
+	error = set_mac(fd, index, after);
+	/* The routes behind an address go with it. */
+	if (error == 0)
+		error = request(fd, buffer, request_address(buffer, index, before, ADDRESS_GONE));
+	if (error == 0)
+		error = set_address(fd, index, after);
+	return error == 0 ? 0 : fail(why, STATUS_FAILED, "network: %s", strerror(error));
+}
+
+static int open_netlink(struct failure *why)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	return fd >= 0 ? fd : fail(why, STATUS_FAILED, "network: %s", strerror(errno));
 }
 
 int network_up(const struct network *network, struct failure *why)
 {
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	int fd = open_netlink(why);
 	int result;
 
 	if (fd < 0)
-		return fail(why, STATUS_FAILED, "network: %s", strerror(errno));
+		return -1;
 	result = set_up(fd, network, why);
+	close(fd);
+	return result;
+}
+
+int network_renew(const struct network *before, const struct network *after, struct failure *why)
+{
+	int fd;
+	int result;
+
+	if (!before->has_address && !after->has_address)
+		return 0;
+	fd = open_netlink(why);
+	if (fd < 0)
+		return -1;
+	result = change(fd, before, after, why);
 	close(fd);
 	return result;
 }

@@ -125,6 +125,30 @@ static int parse_address(char *text, struct network *network)
 	return 0;
 }
 
+static int hex_digit(char letter)
+{
+	if (letter >= '0' && letter <= '9')
+		return letter - '0';
+	return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+/* Six pairs of small hexadecimal digits with colons between them. */
+static int parse_mac(const char *text, struct network *network)
+{
+	if (strlen(text) != 3 * MAC_SIZE - 1)
+		return -1;
+	for (size_t i = 0; i < MAC_SIZE; i++, text += 3) {
+		int high = hex_digit(text[0]);
+		int low = hex_digit(text[1]);
+
+		if (high < 0 || low < 0 || text[2] != (i + 1 < MAC_SIZE ? ':' : '\0'))
+			return -1;
+		network->mac[i] = (uint8_t)(high << 4 | low);
+	}
+	network->has_mac = true;
+	return 0;
+}
+
 int parse_network(char *text, struct network *network)
 {
 	char *rest = text;
@@ -144,11 +168,30 @@ int parse_network(char *text, struct network *network)
 			if (inet_pton(AF_INET, value, &network->gateway) != 1)
 				return -1;
 			network->has_gateway = true;
+		} else if (strcmp(line, "mac") == 0) {
+			if (parse_mac(value, network) != 0)
+				return -1;
 		} else {
 			return -1;
 		}
 	}
 	return network->has_gateway && !network->has_address ? -1 : 0;
+}
+
+int parse_health_times(char *text, struct health_times *times)
+{
+	uint64_t *const fields[] = {&times->interval, &times->timeout, &times->start_period,
+				    &times->retries};
+	char *rest = text;
+
+	drop_newline(text);
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		char *word = cut(&rest, ' ');
+
+		if (word == NULL || parse_number(word, UINT32_MAX, fields[i]) != 0)
+			return -1;
+	}
+	return rest == NULL && times->interval > 0 && times->timeout > 0 && times->retries > 0 ? 0 : -1;
 }
 
 bool has_listener(const char *table)

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { GROUPS_MAX = 1024 };
+enum { GROUPS_MAX = 1024, MAC_SIZE = 6 };
 
 struct user {
 	uint32_t uid;
@@ -24,9 +24,19 @@ struct root_device {
 struct network {
 	bool has_address;
 	bool has_gateway;
+	bool has_mac;
 	uint8_t prefix;
 	uint32_t address; /* in network byte order, as gateway */
 	uint32_t gateway;
+	uint8_t mac[MAC_SIZE];
+};
+
+/* When the health check runs: times in milliseconds. */
+struct health_times {
+	uint64_t interval;
+	uint64_t timeout;
+	uint64_t start_period; /* failures do not count for so long */
+	uint64_t retries;      /* so many failures in a row make it unhealthy */
 };
 
 /* Each returns 0, or -1 if text breaks the format. text is NUL-terminated at text[size] and may be
@@ -36,6 +46,7 @@ int parse_number(const char *text, uint64_t limit, uint64_t *number);
 int parse_user(char *text, struct user *user);
 int parse_root_device(char *text, struct root_device *root);
 int parse_network(char *text, struct network *network);
+int parse_health_times(char *text, struct health_times *times);
 
 /* Whether the beginning of /proc/net/tcp or tcp6, which lists listeners first, has one. */
 bool has_listener(const char *table);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "freezer.h"
 #include "moment.h"
 
 enum { FILES_LIMIT = 1048576 }; /* what docker gives, and the kernel's fs.nr_open */
@@ -40,24 +41,24 @@ static const char *variable(char *const *environ, const char *name)
 }
 
 /* Returns only on failure, with the errno; ELIBACC where the file is there but not its loader. */
-static int try_execute(const char *path, const struct spec *spec)
+static int try_execute(const char *path, char *const *argv, const struct spec *spec)
 {
 	int error;
 
-	execve(path, spec->argv, spec->environ);
+	execve(path, argv, spec->environ);
 	error = errno;
 	return error == ENOENT && access(path, F_OK) == 0 ? ELIBACC : error;
 }
 
 /* Tries each directory of PATH; returns only if nothing could be executed, with the errno. */
-static int execute(const struct spec *spec)
+static int execute(char *const *argv, const struct spec *spec)
 {
-	const char *name = spec->argv[0];
+	const char *name = argv[0];
 	const char *path = variable(spec->environ, "PATH");
 	int denied = 0;
 
 	if (strchr(name, '/') != NULL)
-		return try_execute(name, spec);
+		return try_execute(name, argv, spec);
 	while (path != NULL) {
 		char candidate[4096];
 		size_t size = strcspn(path, ":");
@@ -67,7 +68,7 @@ static int execute(const struct spec *spec)
 		if (size == 0)
 			written = snprintf(candidate, sizeof(candidate), "./%s", name);
 		if (written > 0 && (size_t)written < sizeof(candidate)) {
-			int error = try_execute(candidate, spec);
+			int error = try_execute(candidate, argv, spec);
 
 			if (error != ENOENT && error != ENOTDIR && error != EACCES)
 				return error;
@@ -79,6 +80,7 @@ static int execute(const struct spec *spec)
 	return denied != 0 ? denied : ENOENT;
 }
 
+__attribute__((noreturn))
 static void give_up(int pipe, const char *step, int error, uint32_t status)
 {
 	struct report report = {.error = error, .status = status};
@@ -99,22 +101,20 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-__attribute__((noreturn))
-static void become_application(const struct spec *spec, const struct pipes *pipes)
+void process_become(const struct spec *spec, char *const *argv, const struct standard *files,
+		    int report)
 {
-	const struct rlimit files = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit limit = {FILES_LIMIT, FILES_LIMIT};
 	const struct user *user = &spec->user;
-	int report = pipes->report[1];
 	uint64_t executed;
 	int error;
 
 	reset_signals();
 	setsid();
 	umask(022);
-	if (dup2(pipes->input[0], 0) < 0 || dup2(pipes->output[1], 1) < 0 ||
-	    dup2(pipes->error[1], 2) < 0)
+	if (dup2(files->input, 0) < 0 || dup2(files->output, 1) < 0 || dup2(files->error, 2) < 0)
 		give_up(report, "standard files", errno, STATUS_FAILED);
-	if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
 		give_up(report, "setrlimit", errno, STATUS_FAILED);
 	if (chdir(spec->cwd) != 0)
 		give_up(report, "chdir", errno, STATUS_FAILED);
@@ -122,13 +122,23 @@ static void become_application(const struct spec *spec, const struct pipes *pipe
 	    setuid(user->uid) != 0)
 		give_up(report, "set user", errno, STATUS_FAILED);
 	executed = now();
-	if (write(report, &executed, sizeof(executed)) < 0)
+	if (report >= 0 && write(report, &executed, sizeof(executed)) < 0)
 		_exit(STATUS_FAILED);
-	error = execute(spec);
+	error = execute(argv, spec);
 	give_up(report, "exec", error,
 		error == ENOENT || error == ENOTDIR || error == ELIBACC ? STATUS_NOT_FOUND
 									: STATUS_NOT_EXECUTABLE);
-	_exit(STATUS_FAILED);
+}
+
+/* A group of its own is needed by what is to be frozen alone. */
+__attribute__((noreturn))
+static void become_application(const struct spec *spec, const struct pipes *pipes, int group)
+{
+	const struct standard files = {pipes->input[0], pipes->output[1], pipes->error[1]};
+
+	if (group >= 0 && write(group, "0", 1) != 1)
+		give_up(pipes->report[1], "control group", errno, STATUS_FAILED);
+	process_become(spec, spec->argv, &files, pipes->report[1]);
 }
 
 static int explain(const struct spec *spec, const struct report *report, struct failure *why)
@@ -207,17 +217,22 @@ static int hear_child(const struct spec *spec, int pipe, uint64_t *executed, str
 int process_start(const struct spec *spec, struct process *process, struct failure *why)
 {
 	struct pipes pipes;
+	int group = -1;
 	int result;
 
 	if (make_directories(spec->cwd, why) != 0)
 		return -1;
+	if (spec->hold != HOLD_NOWHERE && (group = freezer_open()) < 0)
+		return fail(why, STATUS_FAILED, "control group: %s", strerror(errno));
 	if (open_pipes(spec, &pipes) != 0)
 		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
 	process->pid = fork();
 	if (process->pid < 0)
 		return fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
 	if (process->pid == 0)
-		become_application(spec, &pipes);
+		become_application(spec, &pipes, group);
+	if (group >= 0)
+		close(group);
 	close(pipes.input[0]);
 	close(pipes.output[1]);
 	close(pipes.error[1]);

@@ -201,19 +201,11 @@ int mount_root(const struct spec *spec, bool *is_dax, struct failure *why)
 	return 0;
 }
 
-/* Writes a file beside the overlay and returns it as a mount source (O_PATH). */
-static int make_file(const char *path, const char *content, size_t size)
+int identity_directory(struct failure *why)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-	ssize_t written;
+	int fd = open(UPPER "/files", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd < 0)
-		return -1;
-	written = write(fd, content, size);
-	close(fd);
-	if (written != (ssize_t)size)
-		return -1;
-	return open(path, O_PATH | O_CLOEXEC);
+	return fd >= 0 ? fd : fail(why, STATUS_FAILED, "%s: %s", UPPER "/files", strerror(errno));
 }
 
 /* Makes sure that there is a file to mount over: a dangling symlink gives way. */
@@ -228,15 +220,24 @@ static int make_target(const char *path)
 	return close(fd);
 }
 
-static int bind_file(int source, const char *path, struct failure *why)
+static int bind_file(int directory, const char *name, struct failure *why)
 {
 	char link[32];
+	char path[64];
+	int source = openat(directory, name, O_PATH | O_CLOEXEC);
+	int result;
 
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", source);
-	if (make_target(path) != 0 || mount(link, path, NULL, MS_BIND, NULL) != 0)
+	snprintf(path, sizeof(path), "/etc/%s", name);
+	if (source < 0)
 		return fail(why, STATUS_FAILED, "mount %s: %s", path, strerror(errno));
+	result = make_target(path);
+	if (result == 0)
+		result = mount(link, path, NULL, MS_BIND, NULL);
+	if (result != 0)
+		fail(why, STATUS_FAILED, "mount %s: %s", path, strerror(errno));
 	close(source);
-	return 0;
+	return result;
 }
 
 static int mount_container(struct failure *why)
@@ -253,18 +254,10 @@ static int mount_container(struct failure *why)
 	return 0;
 }
 
-int enter_root(const struct spec *spec, struct failure *why)
+int enter_root(int identity, struct failure *why)
 {
-	char name[256];
-	int size = snprintf(name, sizeof(name), "%s\n", spec->hostname);
-	int hosts = make_file(UPPER "/files/hosts", spec->hosts.start, spec->hosts.size);
-	int resolv = make_file(UPPER "/files/resolv.conf", spec->resolv_conf.start,
-			       spec->resolv_conf.size);
-	int hostname = make_file(UPPER "/files/hostname", name, (size_t)size);
+	static const char *const files[] = {"hosts", "hostname", "machine-id", "resolv.conf"};
 
-	if (hosts < 0 || resolv < 0 || hostname < 0)
-		return fail(why, STATUS_FAILED, "write /etc files: %s", strerror(errno));
-	spec_forget();
 	/* From here on every path, symlinks of the image included, resolves inside it. */
 	if (chdir(MERGED) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 ||
 	    chdir("/") != 0)
@@ -273,9 +266,9 @@ int enter_root(const struct spec *spec, struct failure *why)
 		return -1;
 	if (mkdir("/etc", 0755) != 0 && errno != EEXIST)
 		return fail(why, STATUS_FAILED, "mkdir /etc: %s", strerror(errno));
-	if (bind_file(hosts, "/etc/hosts", why) != 0 ||
-	    bind_file(resolv, "/etc/resolv.conf", why) != 0 ||
-	    bind_file(hostname, "/etc/hostname", why) != 0)
-		return -1;
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		if (bind_file(identity, files[i], why) != 0)
+			return -1;
+	}
 	return 0;
 }

@@ -14,7 +14,11 @@ int mount_initial(struct failure *why);
  * mapped, not copied (STATX_ATTR_DAX, which a mount option does not prove). */
 int mount_root(const struct spec *spec, bool *is_dax, struct failure *why);
 
-/* Makes the overlay the root and mounts there what a container runtime would. */
-int enter_root(const struct spec *spec, struct failure *why);
+/* Opens the directory beside the overlay whose files enter_root binds into /etc. */
+int identity_directory(struct failure *why);
+
+/* Makes the overlay the root and mounts there what a container runtime would. identity is the
+ * directory with hosts, hostname, machine-id and resolv.conf. */
+int enter_root(int identity, struct failure *why);
 
 #endif

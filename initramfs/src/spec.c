@@ -2,17 +2,22 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define DIRECTORY "/spec"
-
 static const char *const names[] = {
 	"argv", "environ", "cwd", "user", "rootfs", "hostname", "net",
-	"hosts", "resolv.conf", "stop-signal", "clock", "seed",
-	"watch",
+	"hosts", "machine-id", "resolv.conf", "stop-signal", "clock", "seed",
+	"watch", "hold", "health", "health-times",
 };
+
+enum { NAMES = sizeof(names) / sizeof(names[0]) };
+
+/* /spec, which can be reached by this alone once the root is another. */
+static int directory = -1;
+
+/* Whether spec_put has begun the file of that name since the last spec_read. */
+static bool is_begun[NAMES];
 
 /* Arguments and environment may take 2 MiB by themselves (ARG_MAX); untouched pages cost nothing. */
 static char arena[4 << 20];
@@ -20,11 +25,8 @@ static size_t arena_used;
 
 static int read_text(const char *name, struct text *text, struct failure *why)
 {
-	char path[64];
-	int fd;
+	int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
 
-	snprintf(path, sizeof(path), DIRECTORY "/%s", name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return fail(why, STATUS_FAILED, "boot spec: %s: %s", name, strerror(errno));
 	text->start = arena + arena_used;
@@ -76,12 +78,43 @@ static bool is_line(const struct text *text)
 	return strlen(text->start) == text->size && strchr(text->start, '\n') == NULL;
 }
 
+static bool is_machine_id(const struct text *text)
+{
+	return text->size == MACHINE_ID_SIZE && text->start[MACHINE_ID_SIZE - 1] == '\n' &&
+	       strspn(text->start, "0123456789abcdef") == MACHINE_ID_SIZE - 1;
+}
+
+static int parse_hold(const struct text *text, enum hold *hold)
+{
+	if (text->size == 0)
+		*hold = HOLD_NOWHERE;
+	else if (strcmp(text->start, "exec\n") == 0)
+		*hold = HOLD_BEFORE_EXEC;
+	else if (strcmp(text->start, "listening\n") == 0)
+		*hold = HOLD_WHEN_LISTENING;
+	else if (strcmp(text->start, "healthy\n") == 0)
+		*hold = HOLD_WHEN_HEALTHY;
+	else
+		return -1;
+	return 0;
+}
+
 int spec_read(struct spec *spec, struct failure *why)
 {
-	struct text cwd, hostname, user, root, network, watch;
+	struct text cwd, hostname, user, root, network, watch, hold, times;
 
+	if (directory < 0)
+		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0)
+		return fail(why, STATUS_FAILED, "boot spec: %s", strerror(errno));
+	arena_used = 0;
+	memset(is_begun, 0, sizeof(is_begun));
 	if (read_strings("argv", spec->argv, why) != 0 ||
 	    read_strings("environ", spec->environ, why) != 0 ||
+	    read_strings("health", spec->health, why) != 0 ||
+	    read_text("health-times", &times, why) != 0 ||
+	    read_text("hold", &hold, why) != 0 ||
+	    read_text("machine-id", &spec->machine_id, why) != 0 ||
 	    read_text("cwd", &cwd, why) != 0 ||
 	    read_text("hostname", &hostname, why) != 0 ||
 	    read_text("user", &user, why) != 0 ||
@@ -112,20 +145,56 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: rootfs is malformed");
 	if (parse_network(network.start, &spec->network) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: net is malformed");
-	if (watch.size > 0 && strcmp(watch.start, "listening\n") != 0)
+	if (watch.size > 0 && strcmp(watch.start, "boot\n") != 0)
 		return fail(why, STATUS_FAILED, "boot spec: watch is malformed");
-	spec->watches_listening = watch.size > 0;
+	spec->is_watched = watch.size > 0;
+	if (spec->health[0] != NULL && parse_health_times(times.start, &spec->health_times) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: health-times is malformed");
+	if (!is_machine_id(&spec->machine_id))
+		return fail(why, STATUS_FAILED, "boot spec: machine-id is malformed");
+	if (parse_hold(&hold, &spec->hold) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: hold is malformed");
+	return 0;
+}
+
+static int append(const char *name, int flags, const void *data, size_t size)
+{
+	int fd = openat(directory, name, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
+	ssize_t written;
+
+	if (fd < 0)
+		return -1;
+	written = write(fd, data, size);
+	close(fd);
+	if (written >= 0 && written != (ssize_t)size)
+		errno = ENOSPC;
+	return written == (ssize_t)size ? 0 : -1;
+}
+
+int spec_put(const char *name, const void *data, size_t size, struct failure *why)
+{
+	for (size_t i = 0; i < NAMES; i++) {
+		if (strcmp(name, names[i]) != 0)
+			continue;
+		if (append(name, is_begun[i] ? O_APPEND : O_TRUNC, data, size) != 0)
+			return fail(why, STATUS_FAILED, "boot spec: %s: %s", name, strerror(errno));
+		is_begun[i] = true;
+		return 0;
+	}
+	return fail(why, STATUS_FAILED, "boot spec: there is no file \"%s\"", name);
+}
+
+int spec_spend_seed(struct failure *why)
+{
+	if (unlinkat(directory, "seed", 0) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: seed: %s", strerror(errno));
 	return 0;
 }
 
 void spec_forget(void)
 {
-	char path[64];
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		snprintf(path, sizeof(path), DIRECTORY "/%s", names[i]);
-		unlink(path);
-	}
-	rmdir(DIRECTORY);
-	unlink("/init");
+	for (size_t i = 0; i < NAMES; i++)
+		unlinkat(directory, names[i], 0);
+	unlinkat(directory, "../spec", AT_REMOVEDIR);
+	unlinkat(directory, "../init", 0);
 }

@@ -9,7 +9,10 @@
 #include "failure.h"
 #include "parse.h"
 
-enum { STRINGS_MAX = 16384, SEED_MAX = 512, HOSTNAME_MAX = 64 };
+enum { STRINGS_MAX = 16384, SEED_MAX = 512, HOSTNAME_MAX = 64, MACHINE_ID_SIZE = 33 };
+
+/* Where a VM that is to become a template waits until it is copied. */
+enum hold { HOLD_NOWHERE, HOLD_BEFORE_EXEC, HOLD_WHEN_LISTENING, HOLD_WHEN_HEALTHY };
 
 struct text {
 	char *start;
@@ -19,21 +22,31 @@ struct text {
 struct spec {
 	char *argv[STRINGS_MAX];
 	char *environ[STRINGS_MAX];
+	char *health[STRINGS_MAX]; /* the health check's argv; empty without one */
+	struct health_times health_times;
 	char *cwd;
 	char *hostname;
 	struct user user;
 	struct root_device root;
 	struct network network;
 	struct text hosts;
+	struct text machine_id;
 	struct text resolv_conf;
 	struct text seed;
 	uint64_t stop_signal;
-	bool watches_listening; /* whether the first port listened on is told */
+	bool is_watched; /* somebody wants to know when it listens and is healthy, as soon as it is */
+	enum hold hold;
 	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
 };
 
-/* Reads /spec. The strings live as long as the process. */
+/* Reads /spec, and forgets what an earlier call has read. */
 int spec_read(struct spec *spec, struct failure *why);
+
+/* Adds data to the file called name; what an earlier spec_read has read of it is dropped first. */
+int spec_put(const char *name, const void *data, size_t size, struct failure *why);
+
+/* Deletes the seed: whoever reads the spec again must have been given another one. */
+int spec_spend_seed(struct failure *why);
 
 /* Deletes /spec and /init: nothing needs them any more, and they are memory. */
 void spec_forget(void);

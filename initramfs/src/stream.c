@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "channel.h"
@@ -17,7 +18,7 @@ static bool take_head(struct frames *frames, const uint8_t **data, size_t *size)
 	if (frames->have < FRAME_HEAD)
 		return false;
 	frames->have = 0;
-	frames->sequence = (uint64_t)get_u32(frames->head) << 32 | get_u32(frames->head + 4);
+	frames->sequence = get_u64(frames->head);
 	frames->left = get_u32(frames->head + 8);
 	return true;
 }
@@ -194,6 +195,18 @@ int stream_turn(struct stream *stream, const struct pollfd *watched, struct fail
 			stream->error_is_next = true;
 	}
 	return 0;
+}
+
+static bool is_empty(int pipe)
+{
+	int waiting = 0;
+
+	return pipe < 0 || (ioctl(pipe, FIONREAD, &waiting) == 0 && waiting == 0);
+}
+
+bool stream_is_quiet(const struct stream *stream)
+{
+	return stream->frame_size == 0 && is_empty(stream->output) && is_empty(stream->error);
 }
 
 bool stream_is_done(const struct stream *stream)

@@ -54,6 +54,9 @@ void stream_watch(const struct stream *stream, struct pollfd *watched);
 /* Does what can be done without waiting, after poll(2) has filled in the same entries. */
 int stream_turn(struct stream *stream, const struct pollfd *watched, struct failure *why);
 
+/* Whether all that the application has written so far is sent; who asks has made it stand still. */
+bool stream_is_quiet(const struct stream *stream);
+
 /* Whether both outputs have ended and all of them is sent. */
 bool stream_is_done(const struct stream *stream);
 

@@ -8,10 +8,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "freezer.h"
+#include "health.h"
 #include "listening.h"
+#include "moment.h"
 #include "stream.h"
 
-enum { SIGNALS, CONTROL, TIMER, LISTENING, STREAM, WATCHED = STREAM + STREAM_WATCHED };
+enum { SIGNALS, CONTROL, TIMER, LISTENING, HEALTH, STREAM, WATCHED = STREAM + STREAM_WATCHED };
 
 /* The grace that an application is given when the host has gone without a word. */
 enum { ORPHAN_GRACE_MILLISECONDS = 10000 };
@@ -23,9 +26,12 @@ struct supervisor {
 	int signals;
 	int timer;
 	struct listening listening;
+	struct health health;
+	struct spec *spec;
+	const struct template *template;
+	bool is_to_be_held; /* what is waited for has come */
 	pid_t pid; /* 0 once the application is dead */
 	uint32_t status;
-	int stop_signal;
 };
 
 int signals_open(void)
@@ -40,6 +46,14 @@ int signals_open(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+static void tell_health(struct supervisor *self, enum health_change change)
+{
+	if (change == HEALTH_SAME || self->pid == 0)
+		return;
+	send_event(self->channel, now(), change == HEALTH_BETTER ? "healthy" : "unhealthy");
+	self->is_to_be_held |= change == HEALTH_BETTER && self->spec->hold == HOLD_WHEN_HEALTHY;
+}
+
 static void bury(struct supervisor *self)
 {
 	struct signalfd_siginfo info;
@@ -49,8 +63,11 @@ static void bury(struct supervisor *self)
 	while (read(self->signals, &info, sizeof(info)) > 0)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid == self->health.pid)
+			tell_health(self, health_judge(&self->health, status));
 		if (pid != self->pid)
 			continue;
+		health_stop(&self->health);
 		self->pid = 0;
 		self->status = WIFSIGNALED(status) ? 128 + (uint32_t)WTERMSIG(status)
 						   : (uint32_t)WEXITSTATUS(status);
@@ -75,7 +92,7 @@ static void stop(struct supervisor *self, uint32_t grace)
 {
 	if (self->pid == 0)
 		return;
-	kill(self->pid, self->stop_signal);
+	kill(self->pid, (int)self->spec->stop_signal);
 	arm(self->timer, grace);
 }
 
@@ -124,8 +141,19 @@ static void look_for_listener(struct supervisor *self)
 {
 	uint64_t found = listening_look(&self->listening);
 
-	if (found != 0)
-		send_event(self->channel, found, "listening");
+	if (found == 0)
+		return;
+	send_event(self->channel, found, "listening");
+	self->is_to_be_held |= self->spec->hold == HOLD_WHEN_LISTENING;
+}
+
+static int watch_listening(struct supervisor *self, uint64_t since, struct failure *why)
+{
+	bool is_wanted = self->spec->is_watched || self->spec->hold == HOLD_WHEN_LISTENING;
+
+	if (is_wanted && self->listening.timer < 0 && listening_start(&self->listening, since) != 0)
+		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
+	return 0;
 }
 
 static int turn(struct supervisor *self, struct failure *why)
@@ -135,6 +163,7 @@ static int turn(struct supervisor *self, struct failure *why)
 		[CONTROL] = {.fd = self->channel->control, .events = POLLIN},
 		[TIMER] = {.fd = self->timer, .events = POLLIN},
 		[LISTENING] = {.fd = self->listening.timer, .events = POLLIN},
+		[HEALTH] = {.fd = self->health.timer, .events = POLLIN},
 	};
 
 	stream_watch(&self->stream, watched + STREAM);
@@ -146,13 +175,34 @@ static int turn(struct supervisor *self, struct failure *why)
 		grace_is_over(self);
 	if (watched[LISTENING].revents)
 		look_for_listener(self);
+	if (watched[HEALTH].revents)
+		health_turn(&self->health);
 	if (watched[CONTROL].revents && hear(self, why) != 0)
 		return -1;
 	return stream_turn(&self->stream, watched + STREAM, why);
 }
 
-int supervise(struct channel *channel, const struct process *process, const struct spec *spec,
-	      int signals_fd, uint32_t *status, struct failure *why)
+/* Nothing of the application runs from before the VM is copied until the copy has its identity. */
+static int hold(struct supervisor *self, struct failure *why)
+{
+	self->is_to_be_held = false;
+	if (freezer_set(true) != 0)
+		return fail(why, STATUS_FAILED, "freeze the application: %s", strerror(errno));
+	while (!stream_is_quiet(&self->stream)) {
+		if (turn(self, why) != 0)
+			return -1;
+	}
+	if (hold_and_renew(self->channel, self->spec, self->template, why) != 0)
+		return -1;
+	spec_forget();
+	if (freezer_set(false) != 0)
+		return fail(why, STATUS_FAILED, "thaw the application: %s", strerror(errno));
+	return watch_listening(self, now(), why);
+}
+
+int supervise(struct channel *channel, const struct process *process, struct spec *spec,
+	      const struct template *template, int signals_fd, uint32_t *status,
+	      struct failure *why)
 {
 	static struct supervisor self;
 
@@ -162,16 +212,19 @@ int supervise(struct channel *channel, const struct process *process, const stru
 	self.channel = channel;
 	self.signals = signals_fd;
 	self.pid = process->pid;
-	self.stop_signal = (int)spec->stop_signal;
+	self.spec = spec;
+	self.template = template;
 	self.listening.timer = -1;
-	if (spec->watches_listening && listening_start(&self.listening, process->executed) != 0)
+	if (health_start(&self.health, spec, process->executed) != 0)
 		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
+	if (watch_listening(&self, process->executed, why) != 0)
+		return -1;
 	self.stream.port = channel->stream;
 	self.stream.input = process->input;
 	self.stream.output = process->output;
 	self.stream.error = process->error;
 	while (self.pid != 0 || !stream_is_done(&self.stream)) {
-		if (turn(&self, why) != 0)
+		if (turn(&self, why) != 0 || (self.is_to_be_held && hold(&self, why) != 0))
 			break;
 	}
 	/* The port may have been closed on the way. */

@@ -7,6 +7,7 @@
 #include "channel.h"
 #include "failure.h"
 #include "process.h"
+#include "renew.h"
 #include "spec.h"
 
 /* Blocks the signals that supervise reads from signals_fd: before the application is started, so
@@ -14,9 +15,11 @@
 int signals_open(void);
 
 /* Runs until the application has ended and all its output is sent. *status is its exit status,
- * 128+N for death by signal N. A port that the host closes becomes -1 in channel. */
-int supervise(struct channel *channel, const struct process *process, const struct spec *spec,
-	      int signals_fd, uint32_t *status, struct failure *why);
+ * 128+N for death by signal N. A VM that is to be held when its application is healthy takes a new
+ * spec then. A port that the host closes becomes -1 in channel. */
+int supervise(struct channel *channel, const struct process *process, struct spec *spec,
+	      const struct template *template, int signals_fd, uint32_t *status,
+	      struct failure *why);
 
 /* Waits until the host has closed one of the ports: it has read everything, or is gone. */
 void wait_for_host(const struct channel *channel);

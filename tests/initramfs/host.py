@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-HELLO, EVENT, EXIT, ERROR, SIGNAL, STOP = 1, 2, 3, 4, 16, 17
+HELLO, EVENT, EXIT, ERROR = 1, 2, 3, 4
+SIGNAL, STOP, SPEC, START, CLOCK = 16, 17, 18, 19, 20
+VERSION = 2
 SEED = bytes(range(64))
-CLOCK = 2_000_000_000_000_000_000
+NOW = 2_000_000_000_000_000_000
 
 #: Seconds after which a guest is taken for hung.
 PATIENCE = 60.0
@@ -83,14 +85,25 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
         "hostname": b"guest",
         "net": b"",
         "hosts": b"127.0.0.1\tlocalhost\n",
+        "machine-id": b"0123456789abcdef" * 2 + b"\n",
         "resolv.conf": b"",
         "stop-signal": b"15",
-        "clock": str(CLOCK).encode(),
+        "clock": str(NOW).encode(),
         "seed": SEED,
         "watch": b"",
+        "hold": b"",
+        "health": b"",
+        "health-times": b"",
     }
-    renamed = {"resolv_conf": "resolv.conf", "stop_signal": "stop-signal"}
-    return files | {renamed.get(name, name): content for name, content in changes.items()}
+    return files | renamed(changes)
+
+
+def renamed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return files under their names in the spec: machine_id is the file machine-id."""
+    names = {"resolv_conf": "resolv.conf"}
+    return {
+        names.get(name, name.replace("_", "-")): content for name, content in files.items()
+    }
 
 
 @dataclass(slots=True)
@@ -103,6 +116,7 @@ class Told:
     error: tuple[int, str] | None = None
     streams: dict[int, bytearray] = field(default_factory=lambda: {1: bytearray(), 2: bytearray()})
     ended: set[int] = field(default_factory=set)
+    marks: int = 0
     order: list[str] = field(default_factory=list)
     console: bytearray = field(default_factory=bytearray)
 
@@ -174,6 +188,17 @@ class Machine:
     def send(self, kind: int, payload: bytes) -> None:
         """Queue a control message."""
         self._unsent[self.control] += struct.pack(">II", kind, len(payload)) + payload
+
+    def put(self, name: str, content: bytes) -> None:
+        """Queue a file of a new spec, whole."""
+        self.send(SPEC, name.encode() + b"\0" + content)
+
+    def renew(self, clock: int = NOW, **files: bytes) -> None:
+        """Queue all that a held VM waits for: files of its new spec, and the time."""
+        for name, content in renamed({"seed": SEED[::-1], **files}).items():
+            self.put(name, content)
+        self.send(START, b"")
+        self.send(CLOCK, clock.to_bytes(8))
 
     def send_raw(self, data: bytes) -> None:
         """Queue bytes on the control port."""
@@ -277,7 +302,7 @@ class Machine:
         assert told.status is None, "a message after EXIT"
         assert told.error is None, "a message after ERROR"
         if kind == HELLO:
-            assert payload[:4] == b"\0\0\0\1"
+            assert int.from_bytes(payload[:4]) == VERSION
             lines = payload[4:].decode().splitlines()
             told.facts = dict(line.split("=", 1) for line in lines)
         elif kind == EVENT:
@@ -296,6 +321,10 @@ class Machine:
             assert length <= 65536
             if len(buffer) < 12 + length:
                 return
+            if (sequence, length) == (0, 0):
+                self.told.marks += 1
+                del buffer[:12]
+                continue
             assert sequence not in self.told.ended
             self.told.streams[sequence] += buffer[12 : 12 + length]
             if not length:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.initramfs.host import CLOCK, SIGNAL, STOP, microvm, pc_with_pmem, spec
+from tests.initramfs.host import NOW, SIGNAL, STOP, microvm, pc_with_pmem, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +129,10 @@ def test_an_error_is_one_printable_line(power_on: PowerOn) -> None:
         ("clock", b"soon"),
         ("seed", b""),
         ("watch", b"everything"),
+        ("hold", b"exec"),
+        ("health", b"unterminated"),
+        ("machine-id", b"0123456789abcdef\n"),
+        ("machine-id", b"0123456789ABCDEF" * 2 + b"\n"),
     ],
 )
 def test_a_spec_that_breaks_its_rules(power_on: PowerOn, name: str, content: bytes) -> None:
@@ -231,6 +235,7 @@ def test_the_mounts_that_docker_brings(power_on: PowerOn) -> None:
         "/dev/mqueue": "mqueue",
         "/etc/hosts": "tmpfs",
         "/etc/hostname": "tmpfs",
+        "/etc/machine-id": "tmpfs",
         "/etc/resolv.conf": "tmpfs",
     }
     assert "rw" in mounts["/"][3].split(",")
@@ -257,7 +262,7 @@ def test_sysctls_that_docker_sets(power_on: PowerOn) -> None:
 def test_the_clock_is_the_specs_and_randomness_is_ready(power_on: PowerOn) -> None:
     with power_on(spec("probe", "clock")) as machine:
         now, random = machine.finish().stdout.split()
-    assert CLOCK // 10**9 <= int(now) < CLOCK // 10**9 + 600
+    assert NOW // 10**9 <= int(now) < NOW // 10**9 + 600
     assert random == b"8"
 
 

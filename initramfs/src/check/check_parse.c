@@ -105,18 +105,42 @@ static void check_networks(void)
 	static const char *const refused[] = {
 		"address\n", "address 10.0.2.15\n", "address 10.0.2.15/33\n", "address 10.0.2/24\n",
 		"gateway 10.0.2.2\n", "address 10.0.2.15/24\ngateway x\n", "route 1.2.3.4\n",
-		"address 10.0.2.15/24 \n",
+		"address 10.0.2.15/24 \n", "mac 52:54:00:01:02\n", "mac 52:54:00:01:02:0g\n",
+		"mac 52:54:00:01:02:0A\n", "mac 52-54-00-01-02-03\n", "mac 52:54:00:01:02:03:04\n",
 	};
+	char with_mac[] = "mac 52:54:00:0a:9f:ff\n";
+	static const uint8_t mac[] = {0x52, 0x54, 0x00, 0x0a, 0x9f, 0xff};
 	struct network network;
 
 	CHECK(parse_network(good, &network) == 0 && network.has_address && network.has_gateway);
 	CHECK(network.prefix == 24 && network.address == inet_addr("10.0.2.15"));
 	CHECK(network.gateway == inet_addr("10.0.2.2"));
+	CHECK(!network.has_mac && parse_network(with_mac, &network) == 0 && network.has_mac);
+	CHECK(memcmp(network.mac, mac, sizeof(mac)) == 0);
 	CHECK(parse_network(none, &network) == 0 && !network.has_address && !network.has_gateway);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		char *memory = copy(refused[i], strlen(refused[i]));
 
 		CHECK(parse_network(memory, &network) != 0);
+		free(memory);
+	}
+}
+
+static void check_health_times(void)
+{
+	char good[] = "30000 5000 0 3\n";
+	static const char *const refused[] = {
+		"", "\n", "30000 5000 0\n", "30000 5000 0 3 4\n", "0 5000 0 3\n", "30000 0 0 3\n",
+		"30000 5000 0 0\n", "30000 5000 x 3\n", "4294967296 1 1 1\n", "-1 1 1 1\n",
+	};
+	struct health_times times;
+
+	CHECK(parse_health_times(good, &times) == 0 && times.interval == 30000);
+	CHECK(times.timeout == 5000 && times.start_period == 0 && times.retries == 3);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		char *memory = copy(refused[i], strlen(refused[i]));
+
+		CHECK(parse_health_times(memory, &times) != 0);
 		free(memory);
 	}
 }
@@ -143,5 +167,6 @@ int main(void)
 	check_users();
 	check_root_devices();
 	check_networks();
+	check_health_times();
 	return 0;
 }

@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct user user;
 	struct root_device root;
 	struct network network;
+	struct health_times times;
 	char *strings[16];
 	uint64_t number;
 	char *text;
@@ -22,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data + 1, size - 1);
 	text[size - 1] = '\0';
-	switch (data[0] % 5) {
+	switch (data[0] % 6) {
 	case 0:
 		if (parse_strings(text, size - 1, strings, 16) == 0)
 			for (char **string = strings; *string != NULL; string++)
@@ -36,6 +37,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 3:
 		parse_root_device(text, &root);
+		break;
+	case 4:
+		parse_health_times(text, &times);
 		break;
 	default:
 		parse_network(text, &network);

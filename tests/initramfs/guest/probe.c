@@ -284,6 +284,39 @@ static int do_deaf(char **arguments)
 	return do_listen(arguments);
 }
 
+/* After so many milliseconds makes the file, which SIGUSR1 takes away; leaves on SIGTERM. */
+static int do_bloom(char **arguments)
+{
+	sigset_t all;
+	int got;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	usleep((useconds_t)number(arguments) * 1000);
+	close(open(arguments[1], O_WRONLY | O_CREAT, 0644));
+	while (sigwait(&all, &got) == 0 && got != SIGTERM)
+		unlink(arguments[1]);
+	return 7;
+}
+
+/* Listens on port 80 and says its host name all the time. */
+static int do_tick(char **arguments)
+{
+	struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(80)};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	(void)arguments;
+	if (bind(fd, (struct sockaddr *)&any, sizeof any) < 0 || listen(fd, 1) < 0)
+		return 1;
+	for (;;) {
+		char host[65] = "";
+
+		gethostname(host, sizeof host - 1);
+		dprintf(1, "%s\n", host);
+		usleep(1000);
+	}
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **arguments);
@@ -294,7 +327,7 @@ static const struct {
 	{"orphans", do_orphans}, {"leave", do_leave},   {"whoami", do_whoami},
 	{"files", do_files},     {"stat", do_stat},     {"fds", do_fds},
 	{"reopen", do_reopen},   {"clock", do_clock},   {"fetch", do_fetch},
-	{"deaf", do_deaf},
+	{"deaf", do_deaf},       {"bloom", do_bloom},   {"tick", do_tick},
 };
 
 int main(int count, char **arguments)

@@ -1,0 +1,18 @@
+/* What makes a VM another than its siblings: random numbers, time, names, the files in /etc. */
+#ifndef HYPERSTART_IDENTITY_H
+#define HYPERSTART_IDENTITY_H
+
+#include <stdint.h>
+
+#include "failure.h"
+#include "spec.h"
+
+/* Sets the clock to so many nanoseconds since the epoch. */
+int set_clock(uint64_t moment, struct failure *why);
+
+/* Takes the spec's identity: reseeds the kernel's random numbers, sets the host name, and writes
+ * hosts, hostname, machine-id and resolv.conf into directory. What is bound over those files (see
+ * rootfs.h) shows the new content. May be called again. */
+int identity_take(const struct spec *spec, int directory, struct failure *why);
+
+#endif

@@ -1,0 +1,75 @@
+#include "renew.h"
+
+#include <string.h>
+
+#include "identity.h"
+#include "moment.h"
+#include "network.h"
+#include "stream.h"
+
+static int lost(struct failure *why)
+{
+	return fail(why, STATUS_FAILED, "renew: the host has closed the control port");
+}
+
+/* The payload of SPEC: the file's name, a NUL, and bytes of its content. */
+static int take_part(const struct message *message, struct failure *why)
+{
+	const char *name = (const char *)message->payload;
+	size_t size = strnlen(name, message->size);
+
+	if (size == message->size)
+		return fail(why, STATUS_FAILED, "renew: a message without the name of a file");
+	return spec_put(name, name + size + 1, message->size - size - 1, why);
+}
+
+/* Takes messages until one of the type ending, which stays in *message. */
+static int take_until(const struct channel *channel, uint32_t ending, struct message *message,
+		      struct failure *why)
+{
+	do {
+		if (channel_receive(channel, message) != 0)
+			return lost(why);
+		if (message->type == MESSAGE_SPEC && take_part(message, why) != 0)
+			return -1;
+	} while (message->type != ending);
+	return 0;
+}
+
+static int take_clock(const struct channel *channel, uint64_t asked, struct failure *why)
+{
+	struct message message;
+
+	if (take_until(channel, MESSAGE_CLOCK, &message, why) != 0)
+		return -1;
+	if (message.size != sizeof(uint64_t))
+		return fail(why, STATUS_FAILED, "renew: the host's clock is malformed");
+	/* The answer may have lain here for as long as the question is old. */
+	return set_clock(get_u64(message.payload) + now() - asked, why);
+}
+
+int hold_and_renew(const struct channel *channel, struct spec *spec,
+		   const struct template *template, struct failure *why)
+{
+	struct network before = spec->network;
+	struct message message;
+	uint64_t resumed;
+
+	if (spec_spend_seed(why) != 0)
+		return -1;
+	if (send_event(channel, now(), "held") != 0 || send_mark(channel) != 0 ||
+	    channel_wait(channel) != 0)
+		return lost(why);
+	resumed = now();
+	if (send_event(channel, resumed, "resumed") != 0 ||
+	    send_hello(channel, template->facts) != 0)
+		return lost(why);
+	if (take_until(channel, MESSAGE_START, &message, why) != 0 || spec_read(spec, why) != 0 ||
+	    identity_take(spec, template->identity, why) != 0 ||
+	    network_renew(&before, &spec->network, why) != 0 ||
+	    take_clock(channel, resumed, why) != 0)
+		return -1;
+	spec->hold = HOLD_NOWHERE;
+	send_event(channel, now(), "renewed");
+	return 0;
+}
