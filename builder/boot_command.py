@@ -10,7 +10,7 @@ import click
 from hyperbuild.builder.boot_options import BOOT_OPTIONS, BootOption, count, file, flag, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -61,8 +61,17 @@ class BootCommand(click.Command):
 
 
 def boot_options(command: _Command) -> _Command:
-    """Add the options to command."""
-    for option in reversed(BOOT_OPTIONS):
+    """Add all options to command."""
+    return _with_options(command, BOOT_OPTIONS)
+
+
+def warm_options(command: _Command) -> _Command:
+    """Add to command those options that a template is made with."""
+    return _with_options(command, [option for option in BOOT_OPTIONS if option.shapes])
+
+
+def _with_options(command: _Command, options: Sequence[BootOption]) -> _Command:
+    for option in reversed(options):
         command = _decorator(option)(command)
     return command
 

@@ -52,6 +52,7 @@ class BootOption:
     """One option: ``field`` is its name in BootOptions, ``read`` makes its value of a text.
 
     A tuple as default takes several. ``variable`` is one of its own beside HYPERBUILD_BOOT_*.
+    ``shapes`` tells whether a template is made with it (``hyperbuild warm``).
     """
 
     field: str
@@ -62,6 +63,7 @@ class BootOption:
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     variable: str | None = None
+    shapes: bool = False
 
 
 BOOT_OPTIONS = (
@@ -70,14 +72,16 @@ BOOT_OPTIONS = (
         "[IP:]HOST:GUEST[/udp]",
     ),
     BootOption(
-        "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]"
+        "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]",
+        shapes=True,
     ),
-    BootOption("memory", ("-m", "--memory"), "RAM.", str, "256M", "SIZE"),
-    BootOption("cpus", ("--cpus",), "CPUs.", count, 1),
+    BootOption("memory", ("-m", "--memory"), "RAM.", str, "256M", "SIZE", shapes=True),
+    BootOption("cpus", ("--cpus",), "CPUs.", count, 1, shapes=True),
     BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
     BootOption(
         "network", ("--network",), "The guest's network.", default="user",
         choices=("user", "none"),
+        shapes=True,
     ),
     BootOption(
         "interactive", ("-i", "--interactive"), "Pass stdin on to the application.", flag, False
@@ -85,19 +89,33 @@ BOOT_OPTIONS = (
     BootOption(
         "pull", ("--pull",), "Ask the registry only for what is not in the store, or always.",
         default="missing", choices=("missing", "always"),
+        shapes=True,
     ),
     BootOption(
         "timeout", ("--timeout",), "Stop the guest after S seconds, with status 124.", seconds,
         metavar="S",
+        shapes=True,
     ),
     BootOption(
         "rootfs_as", ("--rootfs",),
         "Map the root file system (persistent memory), or read it as a block device.",
         default="dax", choices=("dax", "blk"),
+        shapes=True,
     ),
     BootOption(
         "require_dax", ("--require-dax",), "Fail unless the guest proves that DAX works.", flag,
         False,
+    ),
+    BootOption(
+        "warm", ("--warm",), "Start a copy of what `hyperbuild warm` has saved.", flag, False
+    ),
+    BootOption(
+        "require_warm", ("--require-warm",), "As --warm, and fail where no template fits.", flag,
+        False,
+    ),
+    BootOption(
+        "health_command", ("--health-cmd",), "Check health by this, instead of the image's way.",
+        str, "", "COMMAND", shapes=True,
     ),
     BootOption(
         "report", ("--report",), "Write the boot timeline into FILE.json, or draw it in FILE.html.",
@@ -112,21 +130,26 @@ BOOT_OPTIONS = (
     BootOption(
         "accel", ("--accel",), "Hardware virtualization or emulation.", default="auto",
         choices=("auto", "kvm", "tcg"), variable="HYPERBUILD_ACCEL",
+        shapes=True,
     ),
     BootOption(
         "profile", ("--profile",), "Kernel for an image that is converted first.  [default: dax]",
         choices=("micro", "dax", "full"),
+        shapes=True,
     ),
     BootOption(
         "kernel_file", ("--kernel",), "An ELF kernel with a PVH entry, instead of the HyperKernel.",
         Path, metavar="PATH",
+        shapes=True,
     ),
     BootOption(
         "platform_text", ("--platform",), "Default: linux on this CPU.",
         metavar="OS/ARCH[/VARIANT]",
+        shapes=True,
     ),
     BootOption(
-        "authfile", ("--authfile",), "File of registry credentials.", Path, metavar="PATH"
+        "authfile", ("--authfile",), "File of registry credentials.", Path, metavar="PATH",
+        shapes=True,
     ),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from hyperbuild.launcher.machine import (
     parse_port,
 )
 from hyperbuild.launcher.timeline import Timeline, process_start
-from hyperbuild.launcher.vm import Streams, run_vm
+from hyperbuild.launcher.vm import Streams, WarmStart, Watch, run_vm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,9 @@ class BootOptions:
     timeout: float | None
     rootfs_as: str
     require_dax: bool
+    warm: bool
+    require_warm: bool
+    health_command: str
     report: Path | None
     budget: tuple[str, ...]
     accel: str
@@ -62,9 +65,10 @@ def boot_image(context: Context, options: BootOptions) -> int:
     timeline = Timeline()
     timeline.mark("start", process_start())
     budgets = _budgets(options)
-    machine = _machine_options(context, options, budgets)
-    check_options(machine)
-    files = _find(context, options)
+    machine = machine_options(context, options, budgets)
+    if machine.counting and (options.warm or options.require_warm):
+        raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
+    files = find_files(context, options)
     with ExitStack() as stack:
         if options.report:
             from hyperbuild.builder.boot_report import reported
@@ -76,10 +80,13 @@ def boot_image(context: Context, options: BootOptions) -> int:
             machine,
             search_path=context.environment.get("PATH", ""),
             streams=Streams(stdin=0 if options.interactive else None),
-            progress=context.console,
-            timeline=timeline,
-            budgets=budgets,
-            on_started=lambda timeline: context.console.say(_summary(timeline)),
+            watch=Watch(
+                timeline,
+                context.console,
+                budgets,
+                on_started=lambda timeline: context.console.say(_summary(timeline)),
+            ),
+            warm=_warm_start(context, options),
         )
     return result.status
 
@@ -92,10 +99,19 @@ def _budgets(options: BootOptions) -> tuple[Budget, ...]:
     return tuple(parse_budget(text) for text in options.budget)
 
 
-def _machine_options(
-    context: Context, options: BootOptions, budgets: tuple[Budget, ...]
+def _warm_start(context: Context, options: BootOptions) -> WarmStart | None:
+    if not (options.warm or options.require_warm):
+        return None
+    from hyperbuild.launcher.template import Templates
+
+    return WarmStart(Templates(context.templates), options.require_warm)
+
+
+def machine_options(
+    context: Context, options: BootOptions, budgets: tuple[Budget, ...] = ()
 ) -> MachineOptions:
-    return MachineOptions(
+    """Read what options say of the VM; InputError where that is none."""
+    machine = MachineOptions(
         memory=parse_memory(options.memory),
         cpus=options.cpus,
         ports=tuple(parse_port(text) for text in options.publish),
@@ -107,12 +123,16 @@ def _machine_options(
         require_dax=options.require_dax,
         accel=Accel(options.accel),
         counting=any(budget.instructions for budget in budgets),
-        watch=bool(options.report) or any(budget.phase == "listening" for budget in budgets),
+        watch=bool(options.report)
+        or any(budget.phase in ("listening", "healthy") for budget in budgets),
+        health_command=options.health_command,
         timeout=options.timeout,
     )
+    check_options(machine)
+    return machine
 
 
-def _find(context: Context, options: BootOptions) -> BundleFiles:
+def find_files(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
     if is_finished(options.image):
         _refuse_image_options(options)

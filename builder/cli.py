@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperbuild.builder.boot_command import BootCommand, boot_options
+from hyperbuild.builder.boot_command import BootCommand, boot_options, warm_options
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import Context, read_context
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
@@ -172,6 +172,27 @@ def boot(context: Context, /, **options: Any) -> int:
     except InputError as error:
         raise click.UsageError(str(error)) from error
     return boot_image(context, BootOptions(**options))
+
+
+@cli.command(cls=BootCommand)
+@click.argument("image", metavar="IMAGE|BUNDLE")
+@click.argument("command", nargs=-1, metavar="[CMD]...")
+@click.option(
+    "--when", type=click.Choice(["exec", "listening", "healthy"]), default="exec",
+    show_default=True, help="Save it before its application starts, or once it listens or is well.",
+)  # fmt: skip
+@warm_options
+@_pass_context
+def warm(context: Context, /, when: str, **options: Any) -> None:
+    """Boot IMAGE or a BUNDLE once and save the VM: `boot --warm` starts copies of it.
+
+    Saved before its application starts, a copy takes CMD, -e and all else of its own boot. Saved
+    later, it goes on where the application stood: it is for the same CMD and -e alone, and what the
+    application had drawn of random numbers by then is the same in all copies.
+    """
+    from hyperbuild.builder.warming import warm_image
+
+    click.echo(warm_image(context, when, **options))
 
 
 @cli.command()

@@ -60,6 +60,11 @@ class Context:
         found.sweep(time.time() - _UNUSED_KEPT)
         return found
 
+    @property
+    def templates(self) -> Path:
+        """The directory of VMs that stand still."""
+        return self.cache / "warm"
+
     def registries(self, authfile: Path | None, transport: str) -> RegistrySettings:
         """Read how to reach images by transport: credentials, mirrors, proxies, the engine."""
         from hyperbuild.converter.settings import (

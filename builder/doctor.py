@@ -63,7 +63,7 @@ def render(findings: list[Finding], *, color: bool) -> str:
 
 
 def _hypervisor(context: Context) -> Finding:
-    from hyperbuild.launcher.vm import DRIVER
+    from hyperbuild.launcher.starting import DRIVER
 
     try:
         program = DRIVER.find(context.environment.get("PATH", ""))

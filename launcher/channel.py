@@ -1,6 +1,6 @@
 """The host's side of hyperstart's two ports: pure encoders and incremental decoders.
 
-The format is that of docs/hyperstart.md, version 1. A decoder is fed bytes as they come, in pieces
+The format is that of docs/hyperstart.md, version 2. A decoder is fed bytes as they come, in pieces
 of any size. The guest is not trusted: what breaks the format is a ContentError, and no decoder
 holds more than one message.
 """
@@ -16,18 +16,19 @@ from hyperbuild.converter.errors import ContentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 #: Largest payload of a message or frame, in bytes.
 PAYLOAD_LIMIT = 65536
 
-#: Sequence numbers of stream frames.
+#: Sequence numbers of stream frames; the mark, which is empty, says that a held VM has sent all.
+MARK = 0
 STDOUT = 1
 STDERR = 2
 STDIN = 1
 
 _HELLO, _EVENT, _EXIT, _ERROR = 1, 2, 3, 4
-_SIGNAL, _STOP = 16, 17
+_SIGNAL, _STOP, _SPEC, _START, _CLOCK = 16, 17, 18, 19, 20
 
 _MESSAGE_HEADER = struct.Struct(">II")
 _FRAME_HEADER = struct.Struct(">QI")
@@ -70,7 +71,7 @@ Message = Hello | Event | Exit | Failure
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A piece of the application's output (STDOUT or STDERR); empty at the stream's end."""
+    """A piece of the application's output (STDOUT or STDERR), empty at its end; or the MARK."""
 
     sequence: int
     data: bytes
@@ -107,6 +108,9 @@ class StreamDecoder:
         """Yield the frames that data completes."""
         self._buffer += data
         for (sequence, _), payload in _split(self._buffer, _FRAME_HEADER, "stream frame"):
+            if sequence == MARK and not payload:
+                yield Frame(MARK, b"")
+                continue
             if sequence not in self._open:
                 raise ContentError(
                     f"guest: a stream frame of sequence {sequence}, which isn't open"
@@ -124,6 +128,23 @@ def encode_signal(number: int) -> bytes:
 def encode_stop(grace: float) -> bytes:
     """Return the message that stops the application, by SIGKILL after grace seconds."""
     return _MESSAGE_HEADER.pack(_STOP, 4) + _U32.pack(min(round(grace * 1000), 2**32 - 1))
+
+
+def encode_spec(files: Mapping[str, bytes]) -> bytes:
+    """Return the messages that give a held VM the files of its new boot spec, and its start."""
+    messages = []
+    for name, content in files.items():
+        head = name.encode() + b"\0"
+        room = PAYLOAD_LIMIT - len(head)
+        for at in range(0, max(len(content), 1), room):
+            payload = head + content[at : at + room]
+            messages += [_MESSAGE_HEADER.pack(_SPEC, len(payload)), payload]
+    return b"".join((*messages, _MESSAGE_HEADER.pack(_START, 0)))
+
+
+def encode_clock(nanoseconds: int) -> bytes:
+    """Return the message that tells a VM which resumed the time, in nanoseconds since the epoch."""
+    return _MESSAGE_HEADER.pack(_CLOCK, _U64.size) + _U64.pack(nanoseconds)
 
 
 def encode_frame(data: bytes) -> bytes:

@@ -6,17 +6,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from _socket import socket
+
     from hyperbuild.converter.errors import HyperbuildError
     from hyperbuild.launcher.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Descriptors (stream sockets) that the child inherits: serial console and the two ports."""
+    """Descriptors (stream sockets) that the child inherits: serial console and the two ports.
+
+    ``monitor`` is the hypervisor's own control protocol, for a VM that is saved or restored.
+    """
 
     console: int
     control: int
     stream: int
+    monitor: int | None = None
+
+
+class Monitor(Protocol):
+    """What a hypervisor answers about a VM that is being saved."""
+
+    def feed(self, data: bytes, /) -> bool:
+        """Take bytes of the monitor; return whether all is saved. BootError if it can't be."""
 
 
 class Driver(Protocol):
@@ -37,6 +50,15 @@ class Driver(Protocol):
 
         InputError: this hypervisor cannot have such a machine.
         """
+
+    def save(self, monitor: socket, state: int, /) -> None:
+        """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
+
+    def saving(self) -> Monitor:
+        """Return a reader of what is answered to ``save``."""
+
+    def restore(self, monitor: socket, state: int, /) -> None:
+        """Tell a program that is not started yet to begin with state, which it will inherit."""
 
     def explain(self, stderr: str, machine: Machine, /) -> HyperbuildError | None:
         """Return what the program's words on leaving early mean, None if it said nothing."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.launcher.channel import Event, Exit, Hello
+from hyperbuild.launcher.channel import Event, Exit, Hello, encode_clock
 from hyperbuild.launcher.console import diagnose
 from hyperbuild.launcher.errors import BootError, LaunchError
 from hyperbuild.launcher.timeline import Counter, Timeline
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.machine import Machine
     from hyperbuild.launcher.session import Outcome
 
-#: The last event before the application runs (docs/hyperstart.md).
-EXEC = "exec"
+#: Events (docs/hyperstart.md): a template's copy goes on, has its identity; the application starts.
+RESUMED, RENEWED, EXEC = "resumed", "renewed", "exec"
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """Hears a guest's messages: fills the timeline, checks budgets and the proof of DAX.
 
-    tsc_khz is the rate of the guest's time stamp counter, if it is known.
+    tsc_khz is the rate of the guest's time stamp counter, if it is known; started_by is the event
+    with which the application runs, as on_started is told.
     """
 
     machine: Machine
@@ -40,15 +42,18 @@ class Listener:
     dax_wanted: bool
     dax_required: bool
     on_started: Callable[[Timeline], None] | None
+    started_by: str = EXEC
 
-    def hear(self, message: Message, received: int) -> None:
+    def hear(self, message: Message, received: int) -> bytes:
         """Take one message; BudgetError or BootError if the VM has to end for what it tells."""
         if isinstance(message, Event):
             self.timeline.mark_guest(message.name, message.nanoseconds, received)
-            if message.name == EXEC and self.on_started:
+            if message.name == self.started_by and self.on_started:
                 self.on_started(self.timeline)
             for budget in self.budgets:
                 budget.check(self.timeline)
+            if message.name == RESUMED:
+                return encode_clock(time.time_ns())
         elif isinstance(message, Exit):
             self.timeline.mark("exit", received)
         elif isinstance(message, Hello):
@@ -57,6 +62,14 @@ class Listener:
                 self.timeline.count(counter)
             if self.dax_wanted and message.facts.get("dax") != "1":
                 self._complain()
+        return b""
+
+    def hear_mark(self) -> None:
+        """Take no notice: nobody waits for this VM to stand still."""
+
+    def hear_monitor(self, _: bytes) -> bool:
+        """Take no notice: a VM that is running is not asked anything."""
+        return False
 
     def check_reached(self) -> None:
         """Raise BudgetError for a budget whose phase came too late or never."""
@@ -106,7 +119,7 @@ def conclude(
     if outcome.verdict is not None:
         status = outcome.verdict
     if status is None:
-        raise diagnose(console) or told or _unexplained(returncode, console)
+        raise diagnose(console) or told or unexplained(returncode, console)
     return VMResult(
         status=status,
         timeline=timeline,
@@ -116,7 +129,8 @@ def conclude(
     )
 
 
-def _unexplained(returncode: int, console: str) -> BootError:
+def unexplained(returncode: int, console: str) -> BootError:
+    """Return what to say of a VM that ended before its application, and said nothing."""
     how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
     return BootError(
         f"the VM ended ({how} of the hypervisor) before its application did; "

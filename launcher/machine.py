@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperbuild.launcher.bundle import Bundle, RootfsInfo
+    from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.located import BundleFiles
 
 #: Names of the virtio-serial ports that hyperstart opens (docs/hyperstart.md).
@@ -46,6 +47,18 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+class Hold(StrEnum):
+    """Where a VM stands still to be copied: nowhere, or before or in the life of its application.
+
+    The values are the words of the boot spec's ``hold``.
+    """
+
+    NOWHERE = ""
+    EXEC = "exec"
+    LISTENING = "listening"
+    HEALTHY = "healthy"
+
+
 @dataclass(frozen=True, slots=True)
 class PortForward:
     """A port of the host that leads to one of the guest; protocol is "tcp" or "udp"."""
@@ -68,7 +81,8 @@ class MachineOptions:
     guest has its loopback alone. dax maps the root file system as persistent memory where its
     size and the kernel allow; require_dax makes anything less an error. counting has the guest's
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
-    port that is listened on.
+    port that is listened on and the first good health. health_command, for the image's shell,
+    replaces the image's own check.
     """
 
     memory: int = 256
@@ -84,6 +98,7 @@ class MachineOptions:
     accel: Accel = Accel.AUTO
     counting: bool = False
     watch: bool = False
+    health_command: str = ""
     timeout: float | None = None
     grace: float = 10.0
 
@@ -98,13 +113,29 @@ class Disk:
     read_only: bool = True
 
 
+#: The network that a hypervisor makes for its VM alone.
+NETWORK = "10.0.2.0/24"
+
+
+@dataclass(frozen=True, slots=True)
+class Ram:
+    """A file that is the guest's RAM: what it writes goes there, or (restored) stays with the VM.
+
+    A restored VM begins with what the file has, and with the state that comes with it.
+    """
+
+    path: Path
+    restored: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Nic:
     """A network interface with static addresses; the network behind it is the hypervisor's own."""
 
+    mac: str
+    address: str
     forwards: tuple[PortForward, ...] = ()
-    network: str = "10.0.2.0/24"
-    address: str = "10.0.2.15"
+    network: str = NETWORK
     gateway: str = "10.0.2.2"
     nameserver: str = "10.0.2.3"
 
@@ -113,14 +144,15 @@ class Nic:
 class Machine:
     """What any hypervisor must provide: memory in MiB, disks in the guest's order, and so on.
 
-    ``command_line`` holds the kernel words that no hypervisor's layout decides; a driver adds its
-    own. The two ports of ``CONTROL_PORT`` and ``STREAM_PORT`` and a serial console go without
-    saying. ``kernel_options`` are those the kernel is known to have (None: nothing is known);
-    counting as in MachineOptions.
+    A VM that is restored needs no ``initrd`` any more. ``command_line`` holds the kernel words that
+    no hypervisor's layout decides; a driver adds its own. The two ports of ``CONTROL_PORT`` and
+    ``STREAM_PORT`` and a serial console go without saying. ``kernel_options`` are those the kernel
+    is known to have (None: nothing is known); counting as in MachineOptions. Without ``ram`` the
+    guest's RAM is memory that nobody else sees.
     """
 
     kernel: Path
-    initrd: Path
+    initrd: Path | None
     command_line: tuple[str, ...]
     memory: int
     cpus: int
@@ -129,15 +161,18 @@ class Machine:
     nic: Nic | None
     kernel_options: tuple[str, ...] | None = None
     counting: bool = False
+    ram: Ram | None = None
 
 
 def build_machine(
     files: BundleFiles,
     options: MachineOptions,
+    identity: Identity,
     *,
-    initrd: Path,
+    initrd: Path | None,
     accel: Accel,
     tsc_khz: int | None,
+    ram: Ram | None = None,
 ) -> Machine:
     """Join a bundle and options into a Machine that boots initrd (template and spec segment).
 
@@ -163,10 +198,16 @@ def build_machine(
         cpus=options.cpus,
         accel=accel,
         disks=(root,),
-        nic=Nic(options.ports) if options.network else None,
+        nic=_nic(identity, options) if options.network else None,
         kernel_options=known,
         counting=options.counting,
+        ram=ram,
     )
+
+
+def _nic(identity: Identity, options: MachineOptions) -> Nic:
+    address = NETWORK.rpartition(".")[0] + f".{identity.host}"
+    return Nic(identity.mac, address, options.ports)
 
 
 def root_disk(

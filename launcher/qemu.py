@@ -1,23 +1,28 @@
 """The QEMU driver, and the only file that knows QEMU's options, errors and memory map.
 
-Sources: qemu(1), and QEMU's hw/i386 (pc_piix.c, pc.c) for where memory devices are placed.
+Sources: qemu(1), QEMU's hw/i386 (pc_piix.c, pc.c) for where memory devices are placed, and its
+QAPI reference (qapi/migration.json) for what a VM that is saved and restored is told.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from _socket import SCM_RIGHTS, SOL_SOCKET
+from struct import pack
+from typing import TYPE_CHECKING, Any
 
-from hyperbuild.converter.errors import HyperbuildError, InputError, ToolError
+from hyperbuild.converter.errors import ContentError, HyperbuildError, InputError, ToolError
 from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel, need_option
 from hyperbuild.launcher.programs import find_program
 
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Sequence
 
     from hyperbuild.launcher.driver import Wires
-    from hyperbuild.launcher.machine import Disk, Machine, Nic
+    from hyperbuild.launcher.machine import Disk, Machine, Nic, Ram
 
 BINARY = "qemu-system-x86_64"
 
@@ -26,6 +31,22 @@ _PCI = ("pci", "CONFIG_VIRTIO_PCI")
 _MMIO = ("device", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")
 
 _GIB = 1 << 30
+
+_RAM = "ram"
+
+#: What comes first on QMP. A RAM file that is shared is not part of the state; progress is told.
+_MIGRATION: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("qmp_capabilities", {}),
+    (
+        "migrate-set-capabilities",
+        {
+            "capabilities": [
+                {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
+            ]
+        },
+    ),
+)
+_MOVED = "MIGRATION"
 
 #: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
 _LOW_RAM = 3 << 30
@@ -65,13 +86,13 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         program,
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *("-machine", _machine_type(bool(pmem))),
+        *("-machine", _machine_type(machine, bool(pmem))),
         *_acceleration(machine),
         *_processor(machine.accel, bool(pmem)),
         *("-smp", _cpus(machine.cpus)),
         *("-m", _memory(machine.memory, pmem)),
         *("-kernel", str(machine.kernel)),
-        *("-initrd", str(machine.initrd)),
+        *(("-initrd", str(machine.initrd)) if machine.initrd else ()),
         *("-append", " ".join((*_layout_words(machine.memory, pmem), *machine.command_line))),
         *_serial(wires, bus),
     ]
@@ -80,7 +101,64 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, bus)
     if machine.nic:
         argv += _network(machine.nic, bus)
+    if machine.ram:
+        argv += _ram(machine.ram, machine.memory)
+    if wires.monitor is not None:
+        argv += ["-chardev", f"socket,id=monitor,fd={wires.monitor}"]
+        argv += ["-mon", "chardev=monitor,mode=control"]
     return argv
+
+
+def save(monitor: socket, state: int) -> None:
+    """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
+    monitor.sendall(_requests(*_MIGRATION))
+    # A descriptor that QEMU has inherited is good for what comes in alone.
+    monitor.sendmsg(
+        [_requests(("getfd", {"fdname": "state"}))], [(SOL_SOCKET, SCM_RIGHTS, pack("i", state))]
+    )
+    unlimited = ("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+    monitor.sendall(_requests(unlimited, ("migrate", {"uri": "fd:state"})))
+
+
+def restore(monitor: socket, state: int) -> None:
+    """Tell a QEMU that is not started yet to begin with state, which it will inherit."""
+    monitor.sendall(_requests(*_MIGRATION, ("migrate-incoming", {"uri": f"fd:{state}"})))
+
+
+class Saving:
+    """Reads QMP: one JSON object on each line."""
+
+    def __init__(self) -> None:
+        self._line = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Take bytes of the monitor; return whether all is saved. BootError if it can't be."""
+        *lines, self._line = (self._line + data).split(b"\n")
+        return any(self._is_last(line) for line in lines if line.strip())
+
+    def _is_last(self, line: bytes) -> bool:
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise ContentError("QEMU's monitor said what is no JSON") from error
+        if "error" in message:
+            raise BootError(f"QEMU could not save the VM: {message['error'].get('desc')}")
+        status = message.get("data", {}).get("status") if message.get("event") == _MOVED else None
+        if status == "failed":
+            raise BootError("QEMU could not save the VM; is there space for its state?")
+        return bool(status == "completed")
+
+
+def saving() -> Saving:
+    """Return a reader of what is answered to ``save``."""
+    return Saving()
+
+
+def _requests(*commands: tuple[str, dict[str, Any]]) -> bytes:
+    return b"".join(
+        json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
+        for name, arguments in commands
+    )
 
 
 def pmem_addresses(memory: int, disks: Sequence[Disk]) -> list[int]:
@@ -143,10 +221,9 @@ def _cpus(count: int) -> str:
     return f"{count},sockets={count},cores=1,threads=1"
 
 
-def _machine_type(pmem: bool) -> str:
-    if pmem:
-        return "pc,nvdimm=on,usb=off,vmport=off,hpet=off"
-    return "microvm,acpi=off"
+def _machine_type(machine: Machine, pmem: bool) -> str:
+    kind = "pc,nvdimm=on,usb=off,vmport=off,hpet=off" if pmem else "microvm,acpi=off"
+    return f"{kind},memory-backend={_RAM}" if machine.ram else kind
 
 
 def _memory(memory: int, pmem: Sequence[Disk]) -> str:
@@ -205,6 +282,13 @@ def _escaped(disk: Disk) -> str:
     return str(disk.path.absolute()).replace(",", ",,")
 
 
+def _ram(ram: Ram, memory: int) -> list[str]:
+    share = "off" if ram.restored else "on"
+    path = str(ram.path).replace(",", ",,")
+    backend = f"memory-backend-file,id={_RAM},size={memory}M,share={share},mem-path={path}"
+    return ["-object", backend, *(("-incoming", "defer") if ram.restored else ())]
+
+
 def _network(nic: Nic, bus: str) -> list[str]:
     netdev = (
         f"user,id=net0,ipv6=off,net={nic.network},host={nic.gateway},dns={nic.nameserver}"
@@ -216,5 +300,5 @@ def _network(nic: Nic, bus: str) -> list[str]:
     no_rom = ",romfile=" if bus == "pci" else ""
     return [
         *("-netdev", netdev),
-        *("-device", f"virtio-net-{bus},netdev=net0{no_rom}"),
+        *("-device", f"virtio-net-{bus},netdev=net0,mac={nic.mac}{no_rom}"),
     ]

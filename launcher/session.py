@@ -6,10 +6,11 @@ import os
 import select
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hyperbuild.converter.errors import ContentError, HyperbuildError, UnavailableError
 from hyperbuild.launcher.channel import (
+    MARK,
     PAYLOAD_LIMIT,
     STDOUT,
     ControlDecoder,
@@ -46,12 +47,14 @@ _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 class Wiring:
     """Our ends of the VM's sockets, and the descriptors of the user.
 
-    signals gives numbers of signals as bytes (or is None), as does ``signal_numbers``.
+    ``monitor`` is there if the hypervisor's words on it matter. signals gives numbers of signals as
+    bytes (or is None), as does ``signal_numbers``.
     """
 
     console: socket
     control: socket
     stream: socket
+    monitor: socket | None
     stdout: int
     stderr: int
     stdin: int | None
@@ -73,27 +76,53 @@ class Outcome:
     console: ConsoleRing = field(default_factory=ConsoleRing)
     stderr: bytearray = field(default_factory=bytearray)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the guest said nothing, and nothing else explains the VM's end."""
+        return not (self.facts or self.failure or self.error) and self.verdict is None
+
+
+class Hearer(Protocol):
+    """Whoever makes something of what is told.
+
+    A HyperbuildError of its ends the VM and becomes the outcome's.
+    """
+
+    def hear(self, message: Message, received: int, /) -> bytes:
+        """Take one message of the guest, received at nanoseconds of CLOCK_MONOTONIC.
+
+        What is returned is sent to the guest's control port.
+        """
+
+    def hear_mark(self) -> None:
+        """Learn that a held VM has no more output to come."""
+
+    def hear_monitor(self, data: bytes, /) -> bool:
+        """Take what the hypervisor says; return whether the VM is to be ended now."""
+
 
 class Session:
     """The loop. ``run`` returns once the hypervisor has ended and its output is written.
 
-    on_message sees each message of the guest with the time of its receipt (nanoseconds of
-    CLOCK_MONOTONIC); a HyperbuildError from it ends the VM and becomes the outcome's error.
+    orders and first_input are sent to the guest's control and stream ports before all else.
     """
 
     def __init__(
         self,
         child: Child,
         wiring: Wiring,
-        on_message: Callable[[Message, int], None],
+        hearer: Hearer,
         *,
+        orders: bytes = b"",
+        first_input: bytes = b"",
         timeout: float | None,
         grace: float,
     ) -> None:
         self.outcome = Outcome()
         self._child = child
         self._wiring = wiring
-        self._on_message = on_message
+        self._hearer = hearer
+        self._orders = bytearray(orders)
         self._grace = grace
         self._timeout_at = None if timeout is None else time.monotonic() + timeout
         self._kill_at: float | None = None
@@ -106,7 +135,7 @@ class Session:
         self._stdout = Output(wiring.stdout)
         same = wiring.stderr == wiring.stdout
         self._stderr = self._stdout if same else Output(wiring.stderr)
-        self._input = bytearray(b"" if wiring.stdin is not None else encode_frame(b""))
+        self._input = bytearray(first_input)
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         #: Descriptors of the VM that have not ended.
@@ -115,8 +144,10 @@ class Session:
     def run(self) -> Outcome:
         """Carry everything until the end; see the class."""
         self._open(self._wiring.console.fileno(), self._read_console)
-        self._open(self._wiring.control.fileno(), self._read_control)
+        self._open(self._wiring.control.fileno(), self._carry_control)
         self._open(self._wiring.stream.fileno(), self._carry_stream)
+        if self._wiring.monitor:
+            self._open(self._wiring.monitor.fileno(), self._read_monitor)
         self._open(self._child.stderr, self._read_stderr)
         self._open(self._child.pidfd, self._close)
         if self._wiring.signals is not None:
@@ -156,7 +187,12 @@ class Session:
             full = self._stdout.full or self._stderr.full
             mask = (0 if full else _READABLE) | (select.POLLOUT if self._input else 0)
             self._watch(stream, mask, self._carry_stream)
-        if self._stdin is not None:
+        control = self._wiring.control.fileno()
+        if control in self._sources:
+            mask = _READABLE | (select.POLLOUT if self._orders else 0)
+            self._watch(control, mask, self._carry_control)
+        # A VM that does not come up has not had any of the user's input.
+        if self._stdin is not None and self.outcome.facts is not None:
             wanted = not self._input and stream in self._sources
             self._watch(self._stdin, _READABLE if wanted else 0, self._read_stdin)
         for output in (self._stdout, self._stderr):
@@ -188,10 +224,7 @@ class Session:
             return
         self._stopping = True
         self._kill_at = time.monotonic() + self._grace + _MARGIN
-        try:
-            self._wiring.control.send(encode_stop(self._grace))
-        except OSError:
-            self._kill()
+        self._orders += encode_stop(self._grace)
 
     def _kill(self) -> None:
         """End the VM now. An application that ended has its output written in any case."""
@@ -228,7 +261,16 @@ class Session:
         self.outcome.stderr += self._read(fd)
         del self.outcome.stderr[:-_STDERR_KEPT]
 
-    def _read_control(self, fd: int) -> None:
+    def _read_monitor(self, fd: int) -> None:
+        try:
+            if self._hearer.hear_monitor(self._read(fd)):
+                self._kill()
+        except HyperbuildError as error:
+            self._close(fd)
+            self._fail(error)
+
+    def _carry_control(self, fd: int) -> None:
+        self._send(self._wiring.control, self._orders)
         data = self._read(fd)
         received = time.monotonic_ns()
         try:
@@ -248,7 +290,7 @@ class Session:
             else:
                 self.outcome.failure = message
             self._end_if_done()
-        self._on_message(message, received)
+        self._orders += self._hearer.hear(message, received)
 
     def _end_if_done(self) -> None:
         """End the VM as soon as it has told everything ("The end" in docs/hyperstart.md)."""
@@ -256,12 +298,14 @@ class Session:
             self._kill()
 
     def _carry_stream(self, fd: int) -> None:
-        if self._input:
-            self._send_input()
+        self._send(self._wiring.stream, self._input)
         if self._stdout.full or self._stderr.full:
             return
         try:
             for frame in self._stream.feed(self._read(fd)):
+                if frame.sequence == MARK:
+                    self._hearer.hear_mark()
+                    continue
                 output = self._stdout if frame.sequence == STDOUT else self._stderr
                 output.feed(frame.data)
             self._end_if_done()
@@ -269,13 +313,16 @@ class Session:
             self._close(fd)
             self._fail(error)
 
-    def _send_input(self) -> None:
+    def _send(self, port: socket, waiting: bytearray) -> None:
+        """Send as much of what waits as port takes now; nothing waits for who has gone."""
+        if not waiting:
+            return
         try:
-            del self._input[: self._wiring.stream.send(self._input)]
+            del waiting[: port.send(waiting)]
         except BlockingIOError:
             pass
         except OSError:
-            self._input.clear()
+            waiting.clear()
 
     def _read_stdin(self, fd: int) -> None:
         data = os.read(fd, PAYLOAD_LIMIT)

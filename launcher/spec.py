@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.errors import LaunchError
+from hyperbuild.launcher.health import read_healthcheck
+from hyperbuild.launcher.machine import Hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hyperbuild.launcher.bundle import Bundle, Finding, Process
+    from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
 
 #: What docker puts into the environment of an image that says nothing of PATH.
@@ -25,19 +28,21 @@ def spec_files(
     bundle: Bundle,
     options: MachineOptions,
     machine: Machine,
+    identity: Identity,
     *,
-    hostname: str,
     clock: int,
-    seed: bytes,
+    hold: Hold = Hold.NOWHERE,
 ) -> dict[str, bytes]:
     """Return the boot spec: file name -> content.
 
-    clock is in nanoseconds since the epoch, seed is random. LaunchError: the bundle says that its
-    process can't be started; InputError: there is nothing to run, or a value can't be passed on.
+    clock is in nanoseconds since the epoch. LaunchError: the bundle says that its process can't be
+    started; InputError: there is nothing to run, or a value can't be passed on; ContentError: its
+    health check is none.
     """
     process = bundle.process
     _refuse(process, options)
-    user = process.user
+    user, hostname = process.user, identity.hostname
+    health = read_healthcheck(process.healthcheck, options.health_command)
     return {
         "argv": _strings(arguments(process, options.args), "argument"),
         "environ": _strings(environment(process, hostname, options), "variable"),
@@ -46,13 +51,17 @@ def spec_files(
         "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
         f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
         "hostname": hostname.encode(),
-        "net": _net(machine.nic),
+        "machine-id": f"{identity.machine_id}\n".encode(),
+        "net": _net(machine),
         "hosts": _hosts(machine.nic, hostname),
         "resolv.conf": f"nameserver {machine.nic.nameserver}\n".encode() if machine.nic else b"",
         "stop-signal": str(process.stop_signal.number).encode(),
         "clock": str(clock).encode(),
-        "seed": seed,
-        "watch": b"listening\n" if options.watch else b"",
+        "seed": identity.seed,
+        "watch": b"boot\n" if options.watch else b"",
+        "hold": f"{hold}\n".encode() if hold else b"",
+        "health": _strings(health.argv, "health check") if health else b"",
+        "health-times": health.times().encode() if health else b"",
     }
 
 
@@ -124,11 +133,14 @@ def _root(disk: Disk) -> str:
     return "/dev/pmem0" if disk.pmem else "/dev/vda"
 
 
-def _net(nic: Nic | None) -> bytes:
+def _net(machine: Machine) -> bytes:
+    nic = machine.nic
     if nic is None:
         return b""
+    # The interface of a restored VM is its template's; any other has its address from the start.
+    mac = f"mac {nic.mac}\n" if machine.ram and machine.ram.restored else ""
     prefix = nic.network.partition("/")[2]
-    return f"address {nic.address}/{prefix}\ngateway {nic.gateway}\n".encode()
+    return f"{mac}address {nic.address}/{prefix}\ngateway {nic.gateway}\n".encode()
 
 
 def _hosts(nic: Nic | None, hostname: str) -> bytes:

@@ -17,11 +17,14 @@ STEPS = {
     "machine": "the machine began to run: firmware, loader",
     "kernel": "the kernel was entered",
     "initcalls": "the kernel began to set up drivers",
+    "resumed": "the template's copy went on",
+    "renewed": "the copy had its own identity",
     "init": "hyperstart's first instruction",
     "rootfs": "the root file system was mounted",
     "network": "the network was up",
     "app_exec": "just before the application's execve",
     "listening": "the first TCP port was listened on",
+    "healthy": "the health check succeeded for the first time",
     "exit": "the application had ended",
 }
 
@@ -57,14 +60,14 @@ class Timeline:
     """
 
     def __init__(self) -> None:
-        self._host: list[Step] = []
+        self._host: dict[str, int] = {}
         self._guest: dict[str, int] = {}
         self._guest_zero: int | None = None
         self._counter: Counter | None = None
 
     def mark(self, name: str, nanoseconds: int | None = None) -> None:
         """Note a step of the host, by default of now."""
-        self._host.append(Step(name, time.monotonic_ns() if nanoseconds is None else nanoseconds))
+        self._host[name] = time.monotonic_ns() if nanoseconds is None else nanoseconds
 
     def mark_guest(self, name: str, stamp: int, received: int) -> None:
         """Note what the guest told: its CLOCK_BOOTTIME stamp and when the host learned of it."""
@@ -80,7 +83,7 @@ class Timeline:
         """Return all steps on the host's clock, in order of time."""
         zero = self._guest_zero or 0
         guest = [Step(name, stamp + zero) for name, stamp in self._guest.items()]
-        known = [*self._host, *guest]
+        known = [*(Step(name, moment) for name, moment in self._host.items()), *guest]
         return tuple(sorted([*known, *self._counted(known)], key=lambda step: step.nanoseconds))
 
     def _counted(self, known: list[Step]) -> list[Step]:

@@ -101,9 +101,7 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
 def renamed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return files under their names in the spec: machine_id is the file machine-id."""
     names = {"resolv_conf": "resolv.conf"}
-    return {
-        names.get(name, name.replace("_", "-")): content for name, content in files.items()
-    }
+    return {names.get(name, name.replace("_", "-")): content for name, content in files.items()}
 
 
 @dataclass(slots=True)

@@ -19,7 +19,25 @@ from tests.launcher.support import MIB, make_files
 if TYPE_CHECKING:
     from hyperbuild.launcher.located import BundleFiles
 
-APPLETS = ("cat", "echo", "head", "httpd", "id", "kill", "pwd", "sh", "sleep", "true", "wc", "yes")
+APPLETS = (
+    "cat",
+    "date",
+    "echo",
+    "grep",
+    "head",
+    "hostname",
+    "httpd",
+    "id",
+    "ip",
+    "kill",
+    "od",
+    "pwd",
+    "sh",
+    "sleep",
+    "true",
+    "wc",
+    "yes",
+)
 
 
 @pytest.fixture(scope="session")

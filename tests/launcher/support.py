@@ -16,8 +16,10 @@ from hyperbuild.launcher.bundle import (
     Signal,
     User,
 )
+from hyperbuild.launcher.identity import Identity
 from hyperbuild.launcher.located import BundleFiles
 
+IDENTITY = Identity("host", "0123456789abcdef" * 2, "52:54:00:01:02:03", 15, b"\1\0")
 DIGEST = digest_of(b"")
 MIB = 1 << 20
 

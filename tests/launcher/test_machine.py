@@ -24,7 +24,7 @@ from hyperbuild.launcher.machine import (
     parse_memory,
     parse_port,
 )
-from tests.launcher.support import DIGEST, MIB, make_files
+from tests.launcher.support import DIGEST, IDENTITY, MIB, make_files
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,7 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
     return build_machine(
         make_files(size=size),
         MachineOptions(**options),
+        IDENTITY,
         initrd=Path("/initrd"),
         accel=accel,
         tsc_khz=2600000,
@@ -153,7 +154,9 @@ def test_one_host_port_serves_tcp_and_udp() -> None:
 def test_a_bundle_without_kernel_cannot_be_booted() -> None:
     files = replace(make_files(), kernel=None)
     with pytest.raises(InputError, match="--no-kernel"):
-        build_machine(files, MachineOptions(), initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None)
+        build_machine(
+            files, MachineOptions(), IDENTITY, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None
+        )
 
 
 def test_an_unaligned_rootfs_becomes_a_block_device() -> None:
@@ -174,6 +177,7 @@ def build_lacking(option: str, **options: Any) -> Machine:
     return build_machine(
         lacking(option),
         MachineOptions(**options),
+        IDENTITY,
         initrd=Path("/initrd"),
         accel=Accel.TCG,
         tsc_khz=None,

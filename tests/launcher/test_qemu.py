@@ -20,7 +20,7 @@ from hyperbuild.launcher.machine import (
     build_machine,
 )
 from hyperbuild.launcher.qemu import BINARY, command, explain, find, pmem_addresses
-from tests.launcher.support import MIB, make_files
+from tests.launcher.support import IDENTITY, MIB, make_files
 
 GIB = 1024 * MIB
 
@@ -29,6 +29,7 @@ def machine(**options: Any) -> Machine:
     return build_machine(
         make_files(Path("/b,c")),
         MachineOptions(**options),
+        IDENTITY,
         initrd=Path("/proc/self/fd/9"),
         accel=Accel.TCG,
         tsc_khz=2600000,
@@ -73,7 +74,7 @@ def test_a_dax_machine_exactly() -> None:
         "-netdev",
         "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,"
         "hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80,hostfwd=udp:127.0.0.1:53-10.0.2.15:5353",
-        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03,romfile="),
     ]
 
 

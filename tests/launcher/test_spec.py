@@ -12,7 +12,7 @@ from hyperbuild.launcher.bundle import Finding, User
 from hyperbuild.launcher.errors import LaunchError
 from hyperbuild.launcher.machine import Accel, MachineOptions, build_machine
 from hyperbuild.launcher.spec import arguments, environment, spec_files
-from tests.launcher.support import make_files, make_process
+from tests.launcher.support import IDENTITY, make_files, make_process
 
 LOCAL_HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -20,14 +20,15 @@ LOCAL_HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\
 def spec(options: MachineOptions | None = None, **process: Any) -> dict[str, bytes]:
     files = make_files(**process)
     chosen = options or MachineOptions()
-    machine = build_machine(files, chosen, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None)
+    machine = build_machine(
+        files, chosen, IDENTITY, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None
+    )
     return spec_files(
         files.bundle,
         chosen,
         machine,
-        hostname="host",
+        IDENTITY,
         clock=1_700_000_000_000_000_000,
-        seed=b"\1\0",
     )
 
 
@@ -40,6 +41,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "user": b"101 102 5 6\n",
         "rootfs": b"/dev/pmem0 erofs dax\n",
         "hostname": b"host",
+        "machine-id": b"0123456789abcdef" * 2 + b"\n",
         "net": b"address 10.0.2.15/24\ngateway 10.0.2.2\n",
         "hosts": LOCAL_HOSTS + b"10.0.2.15\thost\n",
         "resolv.conf": b"nameserver 10.0.2.3\n",
@@ -47,6 +49,9 @@ def test_the_files_are_those_of_the_contract() -> None:
         "clock": b"1700000000000000000",
         "seed": b"\1\0",
         "watch": b"",
+        "hold": b"",
+        "health": b"",
+        "health-times": b"",
     }
 
 

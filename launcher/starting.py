@@ -1,0 +1,201 @@
+"""From a bundle to a hypervisor that runs: all that can fail is done before anything is started."""
+
+from __future__ import annotations
+
+# Sockets without their module's classes, which take as long to load as all the rest.
+import _socket
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperbuild.converter.errors import InputError
+from hyperbuild.converter.files import open_regular, write_all
+from hyperbuild.initramfs.cpio import spec_segment
+from hyperbuild.launcher import qemu
+from hyperbuild.launcher.child import spawn
+from hyperbuild.launcher.driver import Driver, Wires
+from hyperbuild.launcher.host import choose_accel, read_cpu
+from hyperbuild.launcher.identity import new_identity
+from hyperbuild.launcher.machine import COUNTING_KHZ, Hold, Ram, build_machine
+from hyperbuild.launcher.ports import check_ports_free
+from hyperbuild.launcher.spec import spec_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hyperbuild.launcher.child import Child
+    from hyperbuild.launcher.host import Cpu
+    from hyperbuild.launcher.located import BundleFiles
+    from hyperbuild.launcher.machine import Accel, Machine, MachineOptions
+    from hyperbuild.launcher.template import Templates
+    from hyperbuild.launcher.timeline import Timeline
+
+#: The hypervisor.
+DRIVER: Driver = qemu
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What runs a VM here: the program, on which CPU, how, and the rate that guests may be told."""
+
+    program: str
+    cpu: Cpu
+    accel: Accel
+    tsc_khz: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A machine that can be started; it inherits descriptors.
+
+    orders are the first bytes for its control port. A VM that is restored begins with the state of
+    a descriptor, and where it stood is ``hold``.
+    """
+
+    host: Host
+    machine: Machine
+    descriptors: tuple[int, ...]
+    orders: bytes = b""
+    state: int | None = None
+    hold: Hold = Hold.NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A hypervisor, and our ends of its wires; a machine with a RAM file has a monitor, too."""
+
+    child: Child
+    console: _socket.socket
+    control: _socket.socket
+    stream: _socket.socket
+    monitor: _socket.socket | None
+
+
+def find_host(options: MachineOptions, search_path: str) -> Host:
+    """Look for what can run options; ToolError, InputError, UnavailableError if nothing can."""
+    program = DRIVER.find(search_path)
+    cpu = read_cpu()
+    accel = choose_accel(options.accel, cpu)
+    return Host(program, cpu, accel, COUNTING_KHZ if options.counting else cpu.tsc_khz)
+
+
+@contextmanager
+def prepare_cold(
+    host: Host,
+    files: BundleFiles,
+    options: MachineOptions,
+    *,
+    ram: int | None = None,
+    hold: Hold = Hold.NOWHERE,
+) -> Iterator[Prepared]:
+    """Prepare a VM that boots; its initrd lives in a memory file.
+
+    ram is the descriptor of a file to be its RAM, hold is where it will stand still.
+    """
+    initrd = os.memfd_create("initrd")
+    try:
+        identity = new_identity(options.hostname)
+        machine = build_machine(
+            files,
+            options,
+            identity,
+            initrd=_inherited(initrd),
+            accel=host.accel,
+            tsc_khz=host.tsc_khz,
+            ram=None if ram is None else Ram(_inherited(ram), restored=False),
+        )
+        spec = spec_files(files.bundle, options, machine, identity, clock=time.time_ns(), hold=hold)
+        _write_initrd(initrd, files, spec)
+        check_ports_free(options.ports)
+        yield Prepared(host, machine, (initrd,) if ram is None else (initrd, ram))
+    finally:
+        os.close(initrd)
+
+
+@contextmanager
+def prepare_warm(
+    host: Host, files: BundleFiles, options: MachineOptions, templates: Templates
+) -> Iterator[Prepared]:
+    """Prepare a copy of a template; TemplateError if there is none that fits."""
+    from hyperbuild.launcher.channel import encode_spec
+    from hyperbuild.launcher.template import ingredients
+
+    identity = new_identity(options.hostname)
+
+    def machine(ram: Path) -> Machine:
+        return build_machine(
+            files,
+            options,
+            identity,
+            initrd=None,
+            accel=host.accel,
+            tsc_khz=host.tsc_khz,
+            ram=Ram(ram, restored=True),
+        )
+
+    made_with = ingredients(DRIVER, host.program, host.cpu, files, machine(Path("/")))
+    with templates.open(files, options, made_with) as template:
+        built = machine(_inherited(template.fd))
+        spec = spec_files(files.bundle, options, built, identity, clock=time.time_ns())
+        check_ports_free(options.ports)
+        yield Prepared(
+            host,
+            built,
+            (template.fd, template.state),
+            encode_spec(spec),
+            template.state,
+            template.hold,
+        )
+
+
+def _inherited(fd: int) -> Path:
+    """Return the path by which a program that inherits fd can open it."""
+    return Path(f"/proc/self/fd/{fd}")
+
+
+def _write_initrd(fd: int, files: BundleFiles, spec: Mapping[str, bytes]) -> None:
+    if files.initramfs is None:
+        raise InputError(
+            f"{files.rootfs.parent} has no initramfs and can't be booted; convert the image again"
+        )
+    template = open_regular(files.initramfs)
+    try:
+        size = os.fstat(template).st_size
+        done = 0
+        while done < size and (sent := os.sendfile(fd, template, done, size - done)):
+            done += sent
+    finally:
+        os.close(template)
+    # The kernel looks for the next segment at a multiple of four.
+    write_all(fd, b"\0" * (-size % 4) + spec_segment(spec))
+
+
+@contextmanager
+def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterator[Running]:
+    """Start the hypervisor, wired by socket pairs; at the end it is gone."""
+    with ExitStack() as stack:
+        ours, theirs = [], []
+        for _ in range(4 if prepared.machine.ram else 3):
+            here, there = _socket.socketpair()
+            stack.callback(here.close)
+            stack.callback(there.close)
+            here.setblocking(False)
+            ours.append(here)
+            theirs.append(there)
+        wires = Wires(*(there.fileno() for there in theirs))
+        argv = DRIVER.command(prepared.host.program, prepared.machine, wires)
+        monitor = ours[3] if prepared.machine.ram else None
+        if monitor and prepared.state is not None:
+            DRIVER.restore(monitor, prepared.state)
+        timeline.mark("hypervisor")
+        inherited = [*(there.fileno() for there in theirs), *prepared.descriptors]
+        child = spawn(argv, inherited, search_path)
+        stack.callback(child.close)
+        # Only the hypervisor's own copies may hold the other ends open.
+        for there in theirs:
+            there.close()
+        console, control, stream = ours[:3]
+        yield Running(child, console, control, stream, monitor)
