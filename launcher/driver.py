@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Wires:
     """Descriptors (stream sockets) that the child inherits: serial console and the two ports.
 
-    ``monitor`` is the hypervisor's own control protocol, for a VM that is saved or restored.
+    ``monitor`` is the hypervisor's own control protocol, for a machine that needs one.
     """
 
     console: int
@@ -26,10 +26,22 @@ class Wires:
 
 
 class Monitor(Protocol):
-    """What a hypervisor answers about a VM that is being saved."""
+    """The hypervisor's control protocol, as far as a VM needs it while it runs."""
+
+    def save(self, state: int, /) -> None:
+        """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
+
+    def restore(self, state: int, /) -> None:
+        """Tell a program that is not started yet to begin with state, which it will inherit."""
+
+    def publish(self) -> None:
+        """Ask for the machine's host ports to be opened."""
 
     def feed(self, data: bytes, /) -> bool:
-        """Take bytes of the monitor; return whether all is saved. BootError if it can't be."""
+        """Take what the hypervisor says; return whether a VM that was to be saved is.
+
+        The error of what could not be done is raised: an InputError if it is the user's to mend.
+        """
 
 
 class Driver(Protocol):
@@ -51,14 +63,8 @@ class Driver(Protocol):
         InputError: this hypervisor cannot have such a machine.
         """
 
-    def save(self, monitor: socket, state: int, /) -> None:
-        """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
-
-    def saving(self) -> Monitor:
-        """Return a reader of what is answered to ``save``."""
-
-    def restore(self, monitor: socket, state: int, /) -> None:
-        """Tell a program that is not started yet to begin with state, which it will inherit."""
+    def monitor(self, port: socket, machine: Machine, /) -> Monitor:
+        """Return the monitor on our end port of its socket; the program may not be started yet."""
 
     def explain(self, stderr: str, machine: Machine, /) -> HyperbuildError | None:
         """Return what the program's words on leaving early mean, None if it said nothing."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.launcher.budget import Budget
     from hyperbuild.launcher.channel import Message
+    from hyperbuild.launcher.driver import Monitor
     from hyperbuild.launcher.machine import Machine
     from hyperbuild.launcher.session import Outcome
 
@@ -35,6 +36,7 @@ class Listener:
     """
 
     machine: Machine
+    monitor: Monitor | None
     timeline: Timeline
     budgets: tuple[Budget, ...]
     progress: Progress
@@ -52,7 +54,9 @@ class Listener:
                 self.on_started(self.timeline)
             for budget in self.budgets:
                 budget.check(self.timeline)
-            if message.name == RESUMED:
+            if message.name == RENEWED:
+                self._publish()
+            elif message.name == RESUMED:
                 return encode_clock(time.time_ns())
         elif isinstance(message, Exit):
             self.timeline.mark("exit", received)
@@ -62,19 +66,29 @@ class Listener:
                 self.timeline.count(counter)
             if self.dax_wanted and message.facts.get("dax") != "1":
                 self._complain()
+            # A copy has its address only once it is renewed.
+            if not (self.machine.ram and self.machine.ram.restored):
+                self._publish()
         return b""
 
     def hear_mark(self) -> None:
         """Take no notice: nobody waits for this VM to stand still."""
 
-    def hear_monitor(self, _: bytes) -> bool:
-        """Take no notice: a VM that is running is not asked anything."""
+    def hear_monitor(self, data: bytes) -> bool:
+        """Take the hypervisor's answers; the error of a port that can't be had ends the VM."""
+        if self.monitor:
+            self.monitor.feed(data)
         return False
 
     def check_reached(self) -> None:
         """Raise BudgetError for a budget whose phase came too late or never."""
         for budget in self.budgets:
             budget.check_reached(self.timeline)
+
+    def _publish(self) -> None:
+        """Open the ports now that somebody answers behind them: whoever came before is refused."""
+        if self.monitor:
+            self.monitor.publish()
 
     def _complain(self) -> None:
         text = "the root file system is not mapped by DAX in the guest"

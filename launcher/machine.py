@@ -163,6 +163,11 @@ class Machine:
     counting: bool = False
     ram: Ram | None = None
 
+    @property
+    def needs_monitor(self) -> bool:
+        """Whether something is asked of the hypervisor while it runs."""
+        return self.ram is not None or bool(self.nic and self.nic.forwards)
+
 
 def build_machine(
     files: BundleFiles,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hyperbuild.launcher.driver import Wires
-    from hyperbuild.launcher.machine import Disk, Machine, Nic, Ram
+    from hyperbuild.launcher.machine import Disk, Machine, Nic, PortForward, Ram
 
 BINARY = "qemu-system-x86_64"
 
@@ -34,19 +34,18 @@ _GIB = 1 << 30
 
 _RAM = "ram"
 
-#: What comes first on QMP. A RAM file that is shared is not part of the state; progress is told.
-_MIGRATION: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("qmp_capabilities", {}),
-    (
-        "migrate-set-capabilities",
-        {
-            "capabilities": [
-                {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
-            ]
-        },
-    ),
+#: A RAM file that is shared is not part of the state; progress is told by events of _MOVED.
+_MIGRATION = (
+    "migrate-set-capabilities",
+    {
+        "capabilities": [
+            {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
+        ]
+    },
 )
 _MOVED = "MIGRATION"
+
+_NETDEV = "net0"
 
 #: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
 _LOW_RAM = 3 << 30
@@ -109,49 +108,62 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
     return argv
 
 
-def save(monitor: socket, state: int) -> None:
-    """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
-    monitor.sendall(_requests(*_MIGRATION))
-    # A descriptor that QEMU has inherited is good for what comes in alone.
-    monitor.sendmsg(
-        [_requests(("getfd", {"fdname": "state"}))], [(SOL_SOCKET, SCM_RIGHTS, pack("i", state))]
-    )
-    unlimited = ("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-    monitor.sendall(_requests(unlimited, ("migrate", {"uri": "fd:state"})))
+class QMPMonitor:
+    """QEMU's QMP on our end of its socket: requests as JSON lines, answers likewise."""
 
-
-def restore(monitor: socket, state: int) -> None:
-    """Tell a QEMU that is not started yet to begin with state, which it will inherit."""
-    monitor.sendall(_requests(*_MIGRATION, ("migrate-incoming", {"uri": f"fd:{state}"})))
-
-
-class Saving:
-    """Reads QMP: one JSON object on each line."""
-
-    def __init__(self) -> None:
+    def __init__(self, port: socket, machine: Machine) -> None:
+        self._port = port
+        self._machine = machine
         self._line = b""
+        self._saves = False
+        port.sendall(_requests(("qmp_capabilities", {})))
+
+    def save(self, state: int) -> None:
+        """Ask for the VM's state, its RAM file excepted, to be written to the descriptor state."""
+        self._saves = True
+        # A descriptor that QEMU has inherited is good for what comes in alone.
+        rights = [(SOL_SOCKET, SCM_RIGHTS, pack("i", state))]
+        self._port.sendmsg([_requests(("getfd", {"fdname": "state"}))], rights)
+        unlimited = ("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+        self._port.sendall(_requests(_MIGRATION, unlimited, ("migrate", {"uri": "fd:state"})))
+
+    def restore(self, state: int) -> None:
+        """Tell a QEMU that is not started yet to begin with state, which it will inherit."""
+        self._port.sendall(_requests(_MIGRATION, ("migrate-incoming", {"uri": f"fd:{state}"})))
+
+    def publish(self) -> None:
+        """Open the ports that lead to the guest."""
+        if self._machine.nic:
+            rules = (_rule(self._machine.nic, port) for port in self._machine.nic.forwards)
+            lines = ({"command-line": f"hostfwd_add {_NETDEV} {rule}"} for rule in rules)
+            self._port.sendall(_requests(*(("human-monitor-command", line) for line in lines)))
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes of the monitor; return whether all is saved. BootError if it can't be."""
-        *lines, self._line = (self._line + data).split(b"\n")
-        return any(self._is_last(line) for line in lines if line.strip())
+        """Take bytes of the socket; return whether a VM that was to be saved is.
 
-    def _is_last(self, line: bytes) -> bool:
+        The error of what could not be done is raised.
+        """
+        *lines, self._line = (self._line + data).split(b"\n")
+        return True in [self._is_saved(line) for line in lines if line.strip()]
+
+    def _is_saved(self, line: bytes) -> bool:
         try:
             message = json.loads(line)
         except ValueError as error:
             raise ContentError("QEMU's monitor said what is no JSON") from error
-        if "error" in message:
-            raise BootError(f"QEMU could not save the VM: {message['error'].get('desc')}")
+        refusal = message.get("return") or message.get("error", {}).get("desc")
+        if refusal:
+            raise explain(str(refusal), self._machine) or BootError(f"QEMU: {refusal}")
         status = message.get("data", {}).get("status") if message.get("event") == _MOVED else None
-        if status == "failed":
-            raise BootError("QEMU could not save the VM; is there space for its state?")
-        return bool(status == "completed")
+        # One that can't restore a VM ends, and says why on its stderr.
+        if status == "failed" and self._saves:
+            raise BootError("QEMU could not save the VM")
+        return self._saves and bool(status == "completed")
 
 
-def saving() -> Saving:
-    """Return a reader of what is answered to ``save``."""
-    return Saving()
+def monitor(port: socket, machine: Machine) -> QMPMonitor:
+    """Return the monitor of machine, on our end port of its socket; it may not be started yet."""
+    return QMPMonitor(port, machine)
 
 
 def _requests(*commands: tuple[str, dict[str, Any]]) -> bytes:
@@ -189,7 +201,7 @@ def explain(stderr: str, machine: Machine) -> HyperbuildError | None:
                     f"host port {port} is in use; stop what listens there or choose another with -p"
                 )
     line = lines[-1].partition(": ")[2] or lines[-1]
-    return BootError(f"QEMU could not start the VM: {line}")
+    return BootError(f"QEMU could not run the VM: {line}")
 
 
 def _acceleration(machine: Machine) -> list[str]:
@@ -289,16 +301,14 @@ def _ram(ram: Ram, memory: int) -> list[str]:
     return ["-object", backend, *(("-incoming", "defer") if ram.restored else ())]
 
 
+def _rule(nic: Nic, port: PortForward) -> str:
+    return f"{port.protocol}:{port.host_ip}:{port.host_port}-{nic.address}:{port.guest_port}"
+
+
 def _network(nic: Nic, bus: str) -> list[str]:
-    netdev = (
-        f"user,id=net0,ipv6=off,net={nic.network},host={nic.gateway},dns={nic.nameserver}"
-        + "".join(
-            f",hostfwd={port.protocol}:{port.host_ip}:{port.host_port}-{nic.address}:{port.guest_port}"
-            for port in nic.forwards
-        )
-    )
+    netdev = f"user,id={_NETDEV},ipv6=off,net={nic.network},host={nic.gateway},dns={nic.nameserver}"
     no_rom = ",romfile=" if bus == "pci" else ""
     return [
         *("-netdev", netdev),
-        *("-device", f"virtio-net-{bus},netdev=net0,mac={nic.mac}{no_rom}"),
+        *("-device", f"virtio-net-{bus},netdev={_NETDEV},mac={nic.mac}{no_rom}"),
     ]

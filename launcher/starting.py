@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hyperbuild.launcher.child import Child
+    from hyperbuild.launcher.driver import Monitor
     from hyperbuild.launcher.host import Cpu
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import Accel, Machine, MachineOptions
@@ -65,13 +66,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A hypervisor, and our ends of its wires; a machine with a RAM file has a monitor, too."""
+    """A hypervisor, our ends of its wires, and what speaks over the last if that is needed."""
 
     child: Child
     console: _socket.socket
     control: _socket.socket
     stream: _socket.socket
-    monitor: _socket.socket | None
+    monitor_port: _socket.socket | None
+    monitor: Monitor | None
 
 
 def find_host(options: MachineOptions, search_path: str) -> Host:
@@ -178,7 +180,7 @@ def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterato
     """Start the hypervisor, wired by socket pairs; at the end it is gone."""
     with ExitStack() as stack:
         ours, theirs = [], []
-        for _ in range(4 if prepared.machine.ram else 3):
+        for _ in range(4 if prepared.machine.needs_monitor else 3):
             here, there = _socket.socketpair()
             stack.callback(here.close)
             stack.callback(there.close)
@@ -187,9 +189,11 @@ def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterato
             theirs.append(there)
         wires = Wires(*(there.fileno() for there in theirs))
         argv = DRIVER.command(prepared.host.program, prepared.machine, wires)
-        monitor = ours[3] if prepared.machine.ram else None
+        console, control, stream, *others = ours
+        port = others[0] if others else None
+        monitor = DRIVER.monitor(port, prepared.machine) if port else None
         if monitor and prepared.state is not None:
-            DRIVER.restore(monitor, prepared.state)
+            monitor.restore(prepared.state)
         timeline.mark("hypervisor")
         inherited = [*(there.fileno() for there in theirs), *prepared.descriptors]
         child = spawn(argv, inherited, search_path)
@@ -197,5 +201,4 @@ def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterato
         # Only the hypervisor's own copies may hold the other ends open.
         for there in theirs:
             there.close()
-        console, control, stream = ours[:3]
-        yield Running(child, console, control, stream, monitor)
+        yield Running(child, console, control, stream, port, monitor)

@@ -134,7 +134,7 @@ class _Run:
                 vm.console,
                 vm.control,
                 vm.stream,
-                monitor=None,
+                vm.monitor_port,
                 stdout=self.streams.stdout,
                 stderr=self.streams.stderr,
                 stdin=self.streams.stdin,
@@ -142,6 +142,7 @@ class _Run:
             )
             listener = Listener(
                 prepared.machine,
+                vm.monitor,
                 watch.timeline,
                 tuple(watch.budgets),
                 watch.progress,
@@ -149,6 +150,7 @@ class _Run:
                 dax_wanted=options.dax,
                 dax_required=options.require_dax,
                 on_started=watch.on_started,
+                # What a copy of a running application waits for is its identity alone.
                 started_by=EXEC if prepared.hold in (Hold.NOWHERE, Hold.EXEC) else RENEWED,
             )
             session = Session(

@@ -21,11 +21,11 @@ from hyperbuild.launcher.template import ingredients, seal, template_key
 from hyperbuild.launcher.timeline import Timeline
 
 if TYPE_CHECKING:
-    from _socket import socket
     from pathlib import Path
 
     from hyperbuild.converter.errors import HyperbuildError
     from hyperbuild.launcher.channel import Message
+    from hyperbuild.launcher.driver import Monitor
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import Machine, MachineOptions
     from hyperbuild.launcher.session import Outcome
@@ -79,7 +79,7 @@ def make_template(
                     vm.console,
                     vm.control,
                     vm.stream,
-                    vm.monitor,
+                    vm.monitor_port,
                     stdout=streams.stdout,
                     stderr=streams.stderr,
                     stdin=None,
@@ -100,11 +100,10 @@ def make_template(
 class _Catcher:
     """Hears a VM until it stands still, and has it saved then: all its output must have come."""
 
-    def __init__(self, monitor: socket | None, state: int) -> None:
+    def __init__(self, monitor: Monitor | None, state: int) -> None:
         self.is_saved = False
         self._monitor = monitor
         self._state = state
-        self._reader = DRIVER.saving()
         self._missing = {"held", "mark"}
 
     def hear(self, message: Message, _: int) -> bytes:
@@ -124,13 +123,14 @@ class _Catcher:
 
     def hear_monitor(self, data: bytes) -> bool:
         """Take the hypervisor's answers; the VM can go once it is saved."""
-        self.is_saved = self._reader.feed(data) or self.is_saved
+        if self._monitor and self._monitor.feed(data):
+            self.is_saved = True
         return self.is_saved
 
     def _come(self, what: str) -> None:
         self._missing.discard(what)
         if not self._missing and self._monitor:
-            DRIVER.save(self._monitor, self._state)
+            self._monitor.save(self._state)
 
 
 def _check_space(directory: Path, size: int) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hyperbuild.converter.errors import InputError, ToolError
+from hyperbuild.converter.errors import ContentError, InputError, ToolError
 from hyperbuild.launcher.driver import Wires
+from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.machine import (
     Accel,
     Disk,
     Machine,
     MachineOptions,
     PortForward,
+    Ram,
     build_machine,
 )
-from hyperbuild.launcher.qemu import BINARY, command, explain, find, pmem_addresses
+from hyperbuild.launcher.qemu import BINARY, command, explain, find, monitor, pmem_addresses
 from tests.launcher.support import IDENTITY, MIB, make_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GIB = 1024 * MIB
 
@@ -37,7 +44,7 @@ def machine(**options: Any) -> Machine:
 
 
 def argv(built: Machine) -> list[str]:
-    return command("qemu", built, Wires(console=5, control=6, stream=7))
+    return command("qemu", built, Wires(5, 6, 7, 8 if built.needs_monitor else None))
 
 
 def test_a_dax_machine_exactly() -> None:
@@ -72,9 +79,9 @@ def test_a_dax_machine_exactly() -> None:
         "mem-path=/b,,c/rootfs.erofs",
         *("-device", "nvdimm,id=nvdimm0,memdev=pmem0,addr=0x100000000,unarmed=on"),
         "-netdev",
-        "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,"
-        "hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80,hostfwd=udp:127.0.0.1:53-10.0.2.15:5353",
+        "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3",
         *("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03,romfile="),
+        *("-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"),
     ]
 
 
@@ -161,19 +168,71 @@ def test_qemu_agrees_with_the_map(tmp_path: Path, memory: int, sizes: list[int])
         assert f"addr: {address:#x}".encode() in done.stdout
 
 
-def test_a_port_taken_after_the_check_is_explained_too() -> None:
-    said = (
-        "qemu-system-x86_64: -netdev user,id=net0,hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80: "
-        "Could not set up host forwarding rule 'tcp:0.0.0.0:8080-10.0.2.15:80'\n"
+@pytest.mark.parametrize("restored", [True, False])
+@pytest.mark.parametrize("dax", [True, False])
+def test_ram_in_a_file_is_the_machines_memory(dax: bool, restored: bool) -> None:
+    plain = machine(dax=dax)
+    built = replace(plain, ram=Ram(Path("/ram,0"), restored), initrd=None)
+    options = argv(built)
+    before = argv(plain)
+    assert "-initrd" not in options
+    at = options.index("-machine") + 1
+    assert options[at] == before[at] + ",memory-backend=ram"
+    share = "off" if restored else "on"
+    backend = f"memory-backend-file,id=ram,size=256M,share={share},mem-path=/ram,,0"
+    rest = ["-object", backend, *(("-incoming", "defer") if restored else ())]
+    monitor = ["-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"]
+    assert options[-len(rest) - 4 :] == rest + monitor
+
+
+def requests(port: socket.socket) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in port.recv(1 << 16).splitlines()]
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_port_taken_after_the_check_is_explained_too(
+    wire: tuple[socket.socket, socket.socket],
+) -> None:
+    spoken = monitor(wire[0], machine(ports=(PortForward(8080, 80),)))
+    spoken.publish()
+    assert [request["execute"] for request in requests(wire[1])] == [
+        "qmp_capabilities",
+        "human-monitor-command",
+    ]
+    rule = "tcp:0.0.0.0:8080-10.0.2.15:80"
+    assert not spoken.feed(b'{"QMP": {"version": {}}}\r\n{"return": {}}\r\n{"return": ""}\r\n')
+    with pytest.raises(InputError, match=r"^host port 0\.0\.0\.0:8080/tcp is in use; "):
+        text = f"Could not set up host forwarding rule '{rule}'\\r\\n"
+        spoken.feed(f'{{"return": "{text}"}}\r\n'.encode())
+
+
+def test_what_the_monitor_says_of_saving(wire: tuple[socket.socket, socket.socket]) -> None:
+    spoken = monitor(wire[0], machine())
+    spoken.save(wire[1].fileno())
+    setup, done, failed = (
+        json.dumps({"event": "MIGRATION", "data": {"status": status}}).encode() + b"\r\n"
+        for status in ("setup", "completed", "failed")
     )
-    error = explain(said, machine(ports=(PortForward(8080, 80),)))
-    assert isinstance(error, InputError)
-    assert str(error).startswith("host port 0.0.0.0:8080/tcp is in use; ")
+    assert not spoken.feed(setup + done[:20])
+    assert spoken.feed(done[20:])
+    for said, error in (
+        (failed, BootError),
+        (b'{"error": {"class": "GenericError", "desc": "no such descriptor"}}\n', BootError),
+        (b"no JSON\n", ContentError),
+    ):
+        with pytest.raises(error):
+            spoken.feed(said)
 
 
 def test_the_last_line_of_qemu_is_the_reason() -> None:
     error = explain("warning\nqemu-system-x86_64: could not load kernel 'x': bad\n\n", machine())
-    assert str(error) == "QEMU could not start the VM: could not load kernel 'x': bad"
+    assert str(error) == "QEMU could not run the VM: could not load kernel 'x': bad"
     assert explain(" \n", machine()) is None
 
 

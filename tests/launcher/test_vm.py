@@ -304,7 +304,7 @@ def test_an_initramfs_without_init_panics(busybox: BundleFiles, tmp_path: Path) 
 def test_a_kernel_that_is_none_is_explained(busybox: BundleFiles, tmp_path: Path) -> None:
     other = tmp_path / "vmlinux"
     other.write_bytes(b"\0" * 4096)
-    with pytest.raises(BootError, match=r"QEMU could not start the VM: .*kernel"):
+    with pytest.raises(BootError, match=r"QEMU could not run the VM: .*kernel"):
         boot(replace(busybox, kernel=other), options("true"))
 
 
