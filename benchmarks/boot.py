@@ -29,12 +29,13 @@ from tests.support.workshop import content_key, default_cache, made
 
 HYPERBUILD = Path(sys.executable).parent / "hyperbuild"
 EVENTS = ("hypervisor", "init", "app_exec")
+#: Where a VM stands still that `hyperbuild warm` saves, and the steps of its copies.
+TEMPLATES = {"exec": ("hypervisor", "resumed", "app_exec"), "listening": ("hypervisor", "resumed")}
 #: Steps whose guest instructions are counted, and the ways to the root file system.
 COUNTED = ("init", "app_exec")
 WAYS = ("dax", "blk")
-#: Seconds that one request waits. QEMU accepts connections at once; one from before the guest's
-#: network was up is retried only seconds later, so it is given up for a new one.
-_PATIENCE = 0.1
+#: Seconds that one request waits.
+_PATIENCE = 5.0
 METHOD = """
 Wall times are medians of {rounds} runs by TCG, the page cache warm, contenders taking turns.
 nginx: `hyperbuild boot` of a bundle in the store, from its exec to the moments its own timeline
@@ -66,13 +67,29 @@ def measure_nginx(rounds: int) -> str:
         bundle = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[
             -1
         ]
-        boot_once(bundle)
-        (runs,) = alternate(rounds, partial(boot_once, bundle))
+        ways = [(rootfs, start) for rootfs in WAYS for start in ("cold", *TEMPLATES)]
+        boots = [partial(boot_once, bundle, rootfs, start) for rootfs, start in ways]
+        for rootfs, start in ways:
+            if start != "cold":
+                _make_template(bundle, rootfs, start)
+        for boot in boots:
+            boot()
+        found = [_medians(runs) for runs in alternate(rounds, *boots)]
         counted = [[step, *(count_to(bundle, step, way) for way in WAYS)] for step in COUNTED]
-    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    rows = [[title, f"{medians[name] * 1000:.0f}"] for name, title in _TITLES.items()]
-    times = table(("from exec of `hyperbuild boot` to", "ms"), rows)
+    rows = [
+        [title, *(f"{medians[name] * 1000:.0f}" if name in medians else "" for medians in found)]
+        for name, title in _TITLES.items()
+    ]
+    names = (f"{rootfs}, {_STARTS[start]}" for rootfs, start in ways)
+    times = table(("ms from exec of `hyperbuild boot` to", *names), rows)
     return times + "\n" + table(("M guest instructions to", "DAX", "virtio-blk"), counted)
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+_STARTS = {"cold": "cold", "exec": "warm at exec", "listening": "warm, listening"}
 
 
 def count_to(bundle: str, step: str, rootfs: str) -> str:
@@ -89,31 +106,56 @@ def count_to(bundle: str, step: str, rootfs: str) -> str:
 _TITLES = {
     "hypervisor": "the hypervisor's exec: what `hyperbuild boot` adds",
     "init": "hyperstart's first instruction",
+    "resumed": "userland of the restored guest",
     "app_exec": "the application's exec",
     "page": "the first HTTP 200",
 }
 
 
-def boot_once(bundle: str) -> dict[str, float]:
-    """Boot bundle, fetch its page, stop it; return the seconds to each event and to the page."""
+def boot_once(bundle: str, rootfs: str, start: str) -> dict[str, float]:
+    """Boot bundle, fetch its page, stop it; return the seconds to each event and to the page.
+
+    start is "cold" or where the template stands that it is a copy of.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
         report = Path(work) / "boot.json"
-        start = time.monotonic()
+        began = time.monotonic()
         argv = [HYPERBUILD, "boot", "-p", f"127.0.0.1:{port}:80", "--timeout", "120"]
-        argv += ["--report", report, bundle]
+        argv += [*(["--require-warm"] if start != "cold" else []), "--report", report]
         vm = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*argv, "--rootfs", rootfs, bundle],
+            env=_environment(rootfs, start),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             _wait_for_page(port, vm)
-            page = time.monotonic() - start
+            page = time.monotonic() - began
         finally:
             vm.terminate()
             vm.wait()
         steps = {step["name"]: step["ns"] / 1e9 for step in json.loads(report.read_text())["steps"]}
         # CLOCK_MONOTONIC is the clock of both.
-        return {**{name: steps[name] - start for name in EVENTS}, "page": page}
+        events = TEMPLATES.get(start, EVENTS)
+        return {**{name: steps[name] - began for name in events}, "page": page}
+
+
+def _environment(rootfs: str, start: str) -> dict[str, str]:
+    """Return one with a cache of its own: a boot would take the template that stands furthest."""
+    cache = Path(os.environ["XDG_DATA_HOME"]) / f"{rootfs}-{start}"
+    return {**os.environ, "XDG_CACHE_HOME": str(cache)}
+
+
+def _make_template(bundle: str, rootfs: str, when: str) -> None:
+    subprocess.run(
+        [HYPERBUILD, "warm", "--when", when, "--rootfs", rootfs, bundle],
+        env=_environment(rootfs, when),
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def measure_kernels(rounds: int) -> str:
