@@ -25,6 +25,8 @@ _STYLE = """
 .lane i.late{background:var(--waste)}
 td.w{width:60%}
 """
+#: The steps that are shown large.
+_TILES = ("init", "renewed", "app_exec", "listening", "healthy")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -94,7 +96,7 @@ def _as_page(document: dict[str, Any]) -> str:
 
 
 def _tiles(steps: list[dict[str, Any]]) -> str:
-    shown = [step for step in steps if step["name"] in ("init", "app_exec", "listening")]
+    shown = [step for step in steps if step["name"] in _TILES]
     tiles = "".join(
         f'<div class="tile"><b>{step["since_start_ms"]:.0f} ms</b>'
         f"<span>{escape(_meaning(step['name']))}</span></div>"

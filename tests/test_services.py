@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from tests.support.registry import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Talk = Callable[[socket.socket], None]
 
@@ -90,6 +90,7 @@ def _exactly(peer: socket.socket, size: int) -> bytes:
 
 
 SERVERS: dict[str, tuple[int, Talk, tuple[str, ...]]] = {
+    "nginx": (80, http("nginx, in a VM of its own"), ()),
     "busybox": (80, http("hello from busybox"), ()),
     "static": (80, http("hello from scratch"), ("-m", "64M")),
     "redis": (6379, exchange((b"SET k v\r\n", b"+OK\r\n"), (b"GET k\r\n", b"$1\r\nv\r\n")), ()),
@@ -148,12 +149,23 @@ def test_a_real_server_answers_from_its_vm_and_from_a_copy_of_it(
     source = f"oci:{image(name, test_cache)}"
     shape = ["--rootfs", rootfs, *options]
     dax = ["--require-dax"] if rootfs == "dax" else []
-    warm = [HYPERBUILD, "warm", "--when", "listening", *shape, source]
-    subprocess.run(warm, env=hyperbuild_env, check=True, timeout=300, stdout=subprocess.DEVNULL)
-    for start in ([], ["--require-warm"]):
-        port = free_port()
-        forward = ["-p", f"127.0.0.1:{port}:{guest_port}"]
-        with booted(hyperbuild_env, *start, *shape, *dax, *forward, source) as process:
-            converse(process, port, talk)
-            process.terminate()
-            assert process.wait(60) == 143
+    template = made_template(hyperbuild_env, *shape, source)
+    try:
+        for start in ([], ["--require-warm"]):
+            port = free_port()
+            forward = ["-p", f"127.0.0.1:{port}:{guest_port}"]
+            with booted(hyperbuild_env, *start, *shape, *dax, *forward, source) as process:
+                converse(process, port, talk)
+                process.terminate()
+                assert process.wait(60) == 143
+    finally:
+        template.unlink()
+
+
+def made_template(environment: dict[str, str], *args: str) -> Path:
+    """Make a template, which lies in the cache that all tests share."""
+    argv = [HYPERBUILD, "warm", "--when", "listening", *args]
+    done = subprocess.run(
+        argv, env=environment, check=True, timeout=300, stdout=subprocess.PIPE, text=True
+    )
+    return Path(done.stdout.strip())
