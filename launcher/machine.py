@@ -308,15 +308,15 @@ def check_options(options: MachineOptions) -> None:
         seen.add((port.host_ip, port.host_port, port.protocol))
 
 
-_PORT = re.compile(
-    r"(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}):)?(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<kind>tcp|udp))?",
-    re.ASCII,
+_PORT = (
+    r"(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}):)?"
+    r"(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<kind>tcp|udp))?"
 )
 
 
 def parse_port(text: str) -> PortForward:
     """Read ``[IP:]HOST:GUEST[/tcp|udp]`` (IP is of version 4); InputError otherwise."""
-    match = _PORT.fullmatch(text)
+    match = re.fullmatch(_PORT, text, re.ASCII)
     if match is None:
         raise InputError(f"port {text!r} is not [IP:]HOST:GUEST[/udp]; say 8080:80, for one")
     host_port, guest_port = int(match["host"]), int(match["guest"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,14 @@ def signal_numbers() -> Iterator[int | None]:
     A signal that is ignored (as nohup does) stays so. None outside the main thread, which alone
     can handle signals. Handlers are put back at the end.
     """
-    if threading.current_thread() is not threading.main_thread():
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        before_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    except ValueError:
+        os.close(reader)
+        os.close(writer)
         yield None
         return
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {
         number: signal.signal(number, _note)
         for number in ENDING

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.errors import LaunchError
-from hyperbuild.launcher.health import read_healthcheck
 from hyperbuild.launcher.machine import Hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hyperbuild.launcher.bundle import Bundle, Finding, Process
+    from hyperbuild.launcher.health import HealthCheck
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
 
@@ -42,7 +42,7 @@ def spec_files(
     process = bundle.process
     _refuse(process, options)
     user, hostname = process.user, identity.hostname
-    health = read_healthcheck(process.healthcheck, options.health_command)
+    health = _health(process, options)
     return {
         "argv": _strings(arguments(process, options.args), "argument"),
         "environ": _strings(environment(process, hostname, options), "variable"),
@@ -63,6 +63,14 @@ def spec_files(
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",
     }
+
+
+def _health(process: Process, options: MachineOptions) -> HealthCheck | None:
+    if not (process.healthcheck or options.health_command):
+        return None
+    from hyperbuild.launcher.health import read_healthcheck
+
+    return read_healthcheck(process.healthcheck, options.health_command)
 
 
 def _refuse(process: Process, options: MachineOptions) -> None:

@@ -97,80 +97,76 @@ def run_vm(
         watch.timeline.mark("start")
     host = find_host(options, search_path)
     with signal_numbers() as signals:
-        run = _Run(search_path, streams or Streams(), watch, signals, options)
+        rest = (options, search_path, streams or Streams(), watch, signals)
         if warm:
             from hyperbuild.launcher.template import TemplateError
 
             try:
                 with prepare_warm(host, files, options, warm.templates) as prepared:
-                    return run.carry(prepared)
+                    return _carry(prepared, *rest)
             except TemplateError as error:
                 if warm.required:
                     raise
                 watch.progress.warn(f"{error}; this boot is a cold one")
         with prepare_cold(host, files, options) as prepared:
-            return run.carry(prepared)
+            return _carry(prepared, *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What does not depend on how the VM starts."""
+def _carry(
+    prepared: Prepared,
+    options: MachineOptions,
+    search_path: str,
+    streams: Streams,
+    watch: Watch,
+    signals: int | None,
+) -> VMResult:
+    """Start what is prepared and carry it to its end."""
+    with started(prepared, search_path, watch.timeline) as vm:
+        from hyperbuild.launcher.channel import encode_frame
+        from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
+        from hyperbuild.launcher.session import Session, Wiring
 
-    search_path: str
-    streams: Streams
-    watch: Watch
-    signals: int | None
-    options: MachineOptions
+        wiring = Wiring(
+            vm.console,
+            vm.control,
+            vm.stream,
+            vm.monitor_port,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+            stdin=streams.stdin,
+            signals=signals,
+        )
+        listener = Listener(
+            prepared.machine,
+            vm.monitor,
+            watch.timeline,
+            tuple(watch.budgets),
+            watch.progress,
+            tsc_khz=prepared.host.tsc_khz,
+            dax_wanted=options.dax,
+            dax_required=options.require_dax,
+            on_started=watch.on_started,
+            # What a copy of a running application waits for is its identity alone.
+            started_by=EXEC if prepared.hold in (Hold.NOWHERE, Hold.EXEC) else RENEWED,
+        )
+        session = Session(
+            vm.child,
+            wiring,
+            listener,
+            orders=prepared.orders,
+            first_input=b"" if streams.stdin is not None else encode_frame(b""),
+            timeout=options.timeout,
+            grace=options.grace,
+        )
+        outcome = session.run()
+        told = DRIVER.explain(outcome.stderr.decode(errors="replace"), prepared.machine)
+        if prepared.state is not None and outcome.is_silent:
+            from hyperbuild.launcher.template import TemplateError
 
-    def carry(self, prepared: Prepared) -> VMResult:
-        """Start what is prepared and carry it to its end."""
-        watch, options = self.watch, self.options
-        with started(prepared, self.search_path, watch.timeline) as vm:
-            from hyperbuild.launcher.channel import encode_frame
-            from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
-            from hyperbuild.launcher.session import Session, Wiring
-
-            wiring = Wiring(
-                vm.console,
-                vm.control,
-                vm.stream,
-                vm.monitor_port,
-                stdout=self.streams.stdout,
-                stderr=self.streams.stderr,
-                stdin=self.streams.stdin,
-                signals=self.signals,
+            raise TemplateError(
+                f"the template could not be restored ({told or 'no word of the guest'}); "
+                "make it again with hyperbuild warm"
             )
-            listener = Listener(
-                prepared.machine,
-                vm.monitor,
-                watch.timeline,
-                tuple(watch.budgets),
-                watch.progress,
-                tsc_khz=prepared.host.tsc_khz,
-                dax_wanted=options.dax,
-                dax_required=options.require_dax,
-                on_started=watch.on_started,
-                # What a copy of a running application waits for is its identity alone.
-                started_by=EXEC if prepared.hold in (Hold.NOWHERE, Hold.EXEC) else RENEWED,
-            )
-            session = Session(
-                vm.child,
-                wiring,
-                listener,
-                orders=prepared.orders,
-                first_input=b"" if self.streams.stdin is not None else encode_frame(b""),
-                timeout=options.timeout,
-                grace=options.grace,
-            )
-            outcome = session.run()
-            told = DRIVER.explain(outcome.stderr.decode(errors="replace"), prepared.machine)
-            if prepared.state is not None and outcome.is_silent:
-                from hyperbuild.launcher.template import TemplateError
-
-                raise TemplateError(
-                    f"the template could not be restored ({told or 'no word of the guest'}); "
-                    "make it again with hyperbuild warm"
-                )
-            result = conclude(outcome, vm.child.wait(), told, watch.timeline)
-        listener.check_reached()
-        return result
+        result = conclude(outcome, vm.child.wait(), told, watch.timeline)
+    listener.check_reached()
+    return result
