@@ -161,7 +161,8 @@ def encode_index(index: LayerIndex) -> Encoded:
         "opaques": [_text(path) for path in index.opaques],
         "notices": index.notices, "unpacked": index.unpacked, "holes": index.holes,
     }  # fmt: skip
-    return fields, b"".join(entry.path + b"\0" for entry in index.entries), rows
+    # An empty name behind the last: each path has its NUL, none is copied for it.
+    return fields, b"\0".join((*(entry.path for entry in index.entries), b"")), rows
 
 
 def _decode(

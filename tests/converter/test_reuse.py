@@ -72,7 +72,7 @@ class Desk:
             os.close(fd)
             self.opened = source.opened
         if cached:
-            for loan in rootfs.flat.loans():
+            for loan in rootfs.flat.loans:
                 self.cache.lend(loan, Identity.of(path, str(path)))
         content = path.read_bytes()
         assert rootfs.digest == digest(content)
