@@ -27,6 +27,7 @@ from hyperbuild.converter.errors import (
     VerificationError,
     printable,
 )
+from hyperbuild.converter.pace import SlowError, pieces, read_body
 from hyperbuild.converter.reference import DOCKER_HUB
 from hyperbuild.converter.tokens import Tokens
 from hyperbuild.converter.transfer import (
@@ -49,7 +50,8 @@ ACCEPTED = (
     oci.DOCKER_MANIFEST,
 )
 HUB_HOST = "registry-1.docker.io"
-_PIECE = 256 << 10
+#: Of an error's text, so many bytes are read.
+_SAID = 256 << 10
 _NAMES_SHOWN = 10
 
 
@@ -138,13 +140,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
         The bytes are not verified here, but more than the declared size is never read on for long.
         """
-        position, tries = offset, 0
+        position, tries, slow = offset, 0, 0
         patience = self.endpoint.patience
         while True:
             with self._resume_blob(descriptor, position) as response:
                 surplus = _surplus(response, position)
                 try:
-                    while piece := response.raw.read(_PIECE, decode_content=False):
+                    for piece in pieces(response, patience.settings):
                         position += max(0, len(piece) - surplus)
                         yield piece[surplus:] if surplus else piece
                         surplus = max(0, surplus - len(piece))
@@ -154,7 +156,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                     if position >= descriptor.size:
                         return
                     tries += 1
-                    if tries >= patience.settings.attempts:
+                    slow += isinstance(error, SlowError)
+                    if max(tries, slow) >= patience.settings.attempts:
                         raise self._cut(error, descriptor, position) from error
             patience.pause(tries)
 
@@ -278,16 +281,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             )
 
     def _document(self, response: requests.Response, limit: int, what: str) -> bytes:
-        content = b""
         try:
-            while len(content) <= limit:
-                piece = response.raw.read(limit + 1 - len(content), decode_content=False)
-                if not piece:
-                    return content
-                content += piece
+            content = read_body(response, limit, self.endpoint.patience.settings)
         except FAILURES as error:
             raise explain(error, self.endpoint.base) from error
-        raise ContentError(f"{self.endpoint.name}: {what} is larger than {limit} bytes")
+        if len(content) > limit:
+            raise ContentError(f"{self.endpoint.name}: {what} is larger than {limit} bytes")
+        return content
 
     def _read_whole(self, response: requests.Response) -> None:
         try:
@@ -314,7 +314,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def _said(self, response: requests.Response) -> str:
         try:
-            body = json.loads(response.raw.read(_PIECE, decode_content=False))
+            body = json.loads(read_body(response, _SAID, self.endpoint.patience.settings))
             message = str(body["errors"][0]["message"])
         except (ValueError, LookupError, TypeError, *FAILURES):
             return ""

@@ -65,7 +65,8 @@ class Sealed:
         with suppress(OSError):
             self._root.mkdir(parents=True, exist_ok=True)
             with files.draft(self._root) as draft:
-                for part in (_MAGIC, digest.digest(), *body):
+                files.write_all(draft.fd, _MAGIC + digest.digest())
+                for part in body:
                     files.write_all(draft.fd, part)
                 draft.path.rename(self._root / name)
 
