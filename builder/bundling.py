@@ -109,8 +109,8 @@ class Order:
 
         VerificationError, or any error of the source.
         """
-        with BlobChecks(self.image, self.source, self.progress) as checks:
-            for layer in self.image.manifest.layers:
+        with BlobChecks(self.image, self.source, self.progress, self.cache) as checks:
+            for layer in self.image.layers:
                 checks.check(layer)
             if self.verify:
                 self.prove(fd)

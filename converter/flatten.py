@@ -128,7 +128,7 @@ class Flattener:
                 known = reuse.take(layer, diff_id, choice, extents, number, budget)
                 index = known or read_from(
                     self.source, self.image, (layer, diff_id), choice, extents,
-                    progress=self.progress, first_entry=number, budget=budget,
+                    progress=self.progress, first_entry=number, budget=budget, cache=self.cache,
                 )  # fmt: skip
                 number += len(index.entries)
                 key, sums = LayerKey.of(layer, diff_id), extents.sums[first_sum:]

@@ -57,6 +57,10 @@ class Range(io.RawIOBase):
         """Tell that it can be read from any place."""
         return True
 
+    def identity(self) -> files.Identity:
+        """Return what tells the file from itself after a change, called by the range's offset."""
+        return files.Identity.of(self._fd, str(self._start))
+
     def tell(self) -> int:
         """Return the position in bytes from the start of the range."""
         return self._position
