@@ -20,13 +20,13 @@ from hyperbuild.converter import oci
 from hyperbuild.converter.digests import is_digest
 from hyperbuild.converter.errors import (
     AccessError,
-    ContentError,
     HyperbuildError,
     NotFoundError,
     UnavailableError,
     VerificationError,
     printable,
 )
+from hyperbuild.converter.limits import too_long
 from hyperbuild.converter.pace import SlowError, pieces, read_body
 from hyperbuild.converter.reference import DOCKER_HUB
 from hyperbuild.converter.tokens import Tokens
@@ -113,10 +113,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         """Close the connections."""
         self.session.close()
 
-    def manifest(self, reference: str) -> tuple[bytes, str]:
+    def manifest(self, reference: str, limit: int = oci.DOCUMENT_LIMIT) -> tuple[bytes, str]:
         """Return the bytes of the manifest or index with a tag or digest, and its media type.
 
-        NotFoundError lists tags; VerificationError if the bytes don't have the digest.
+        NotFoundError lists tags; VerificationError if the bytes don't have the digest; LimitError
+        if they are more than limit.
         """
         headers = {"Accept": ", ".join(ACCEPTED)}
         url = self._url(f"manifests/{reference}")
@@ -124,7 +125,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             if response.status_code == 404:
                 raise NotFoundError(self._missing(reference))
             self._check(response, f"manifest {reference}")
-            content = self._document(response, oci.DOCUMENT_LIMIT, f"manifest {reference}")
+            content = self._document(response, limit, f"manifest {reference}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             declared = response.headers.get("Docker-Content-Digest", "")
         digest = reference if ":" in reference else declared
@@ -286,7 +287,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         except FAILURES as error:
             raise explain(error, self.endpoint.base) from error
         if len(content) > limit:
-            raise ContentError(f"{self.endpoint.name}: {what} is larger than {limit} bytes")
+            raise too_long(f"{self.endpoint.name}: {what}", limit)
         return content
 
     def _read_whole(self, response: requests.Response) -> None:
