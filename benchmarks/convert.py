@@ -48,10 +48,15 @@ def main() -> None:
     parser.add_argument("images", nargs="*", default=["nginx", "development"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="a part of the contenders' names; the limit runs anyway")
+    parser.add_argument("--without", help="a part of the names of those that are left out")
     options = parser.parse_args()
-    rows = [
-        row for name in options.images for row in measure(name, options.rounds, options.only or "")
+    titles = [
+        title
+        for title in BY
+        if title == LIMIT
+        or ((options.only or "") in title and not (options.without and options.without in title))
     ]
+    rows = [row for name in options.images for row in measure(name, options.rounds, titles)]
     head = ("image", "by", "wall s", "x wall", "CPU s", "x CPU", "peak MB", "image file MB")
     print("\n## convert\n\n" + table(head, rows))
     print(METHOD.strip().format(rounds=options.rounds, machine=machine()))
@@ -72,9 +77,8 @@ class Task:
         return f"{self.layout}:latest"
 
 
-def measure(name: str, rounds: int, only: str) -> list[list[str]]:
-    """Return the table's rows for one image, of the contenders whose name has only in it."""
-    titles = [title for title in BY if only in title or title == LIMIT]
+def measure(name: str, rounds: int, titles: list[str]) -> list[list[str]]:
+    """Return the table's rows for one image, one for each of titles, the limit among them."""
     with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
         task = _prepare(image(name), Path(work))
         sizes: dict[str, int] = {}

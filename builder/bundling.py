@@ -109,8 +109,8 @@ class Order:
 
         VerificationError, or any error of the source.
         """
-        with BlobChecks(self.image, self.source, self.progress) as checks:
-            for layer in self.image.manifest.layers:
+        with BlobChecks(self.image, self.source, self.progress, self.cache) as checks:
+            for layer in self.image.layers:
                 checks.check(layer)
             if self.verify:
                 self.prove(fd)
@@ -129,7 +129,7 @@ class Order:
         )
 
 
-def make_bundle(order: Order, fd: int) -> tuple[Bundle, list[Loan]]:
+def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
     """Convert the order's image into the empty file fd and describe the bundle that it makes.
 
     The loans are for ``lend``, once the file has its name.
@@ -165,7 +165,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, list[Loan]]:
         kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
     )
-    loans = rootfs.flat.loans()
+    loans = rootfs.flat.loans
     # The proof builds a tree of its own; two at once would take twice the memory.
     del rootfs
     if order.verify:

@@ -18,6 +18,7 @@ from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.converter.examine import examine_rootfs
 from hyperbuild.converter.indexes import read_indexes
 from hyperbuild.converter.layer_cache import LayerKey
+from hyperbuild.converter.limits import LARGEST_DOCUMENT
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.progress import QUIET
@@ -135,7 +136,10 @@ def _stored_image(
     manifest = oci.Descriptor(oci.OCI_MANIFEST, bundle.image.manifest_digest, path.stat().st_size)
     with suppress(HyperbuildError):
         reference = parse_reference(bundle.image.reference)
-        source = LocalSource(reference, [manifest], DirectoryBlobs(store.root), is_verified=True)
+        source = LocalSource(
+            reference, [manifest], DirectoryBlobs(store.root),
+            is_verified=True, limit=LARGEST_DOCUMENT,
+        )  # fmt: skip
         image = source.resolve(Platform.parse(bundle.image.platform), QUIET)
         if all(store.has(blob) or cache.has(LayerKey.of(blob, id_)) for blob, id_ in image.layers):
             return image, source

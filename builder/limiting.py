@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits, shown_size
+from hyperbuild.converter.limits import DEFAULT_LIMITS, LARGEST_DOCUMENT, Limits, shown_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +23,18 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
 
     name = "size"
 
+    def __init__(self, largest: int = _LARGEST) -> None:
+        self._largest = largest
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the bytes that value says; a usage error otherwise."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d{1,15})([kmgt]?)(?:i?b)?", value, re.ASCII | re.IGNORECASE)
         size = int(match[1]) << _UNITS[match[2].lower()] if match else 0
-        if not 0 < size <= _LARGEST:
-            self.fail(f"{value!r} is not a size; say 512M or 64G.", param, ctx)
+        if not 0 < size <= self._largest:
+            most = shown_size(self._largest)
+            self.fail(f"{value!r} is not a size up to {most}; say 512K or 64G.", param, ctx)
         return size
 
 
@@ -41,6 +45,7 @@ _OPTIONS = (
     ("depth", click.IntRange(1, 2048), "N", "Refuse paths of more components"),
     ("metadata", _Size(), "SIZE", "Refuse more names and attributes, which are kept in memory"),
     ("ratio", click.IntRange(1), "N", "Refuse a layer that unpacks to N times its size"),
+    ("document", _Size(LARGEST_DOCUMENT), "SIZE", "Refuse a larger index, manifest or config"),
 )
 
 

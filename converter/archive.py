@@ -65,10 +65,14 @@ class _Member:
 
 
 class Archive:
-    """The members of a tar file by name; the file itself is open as ``fd``."""
+    """The members of a tar file by name; the file itself is open as ``fd``.
 
-    def __init__(self, fd: int, where: str) -> None:
+    Documents in it have at most ``limit`` bytes.
+    """
+
+    def __init__(self, fd: int, where: str, limit: int) -> None:
         self.fd = fd
+        self.limit = limit
         self.where = where
         self._members: dict[str, _Member] = {}
         self._scan()
@@ -89,7 +93,7 @@ class Archive:
     def document(self, name: str) -> bytes:
         """Return the small member called name."""
         with self.open(name) as file:
-            return read_whole(file, oci.DOCUMENT_LIMIT, f"{self.where}: {printable(name)}")
+            return read_whole(file, self.limit, f"{self.where}: {printable(name)}")
 
     def close(self) -> None:
         """Close the file."""
@@ -208,7 +212,7 @@ def open_archive(reference: Reference, store: Store, limits: Limits) -> LocalSou
     assert path is not None  # noqa: S101 - a path transport
     fd = uncompressed(files.open_regular(path), path, store, limits)
     try:
-        archive = Archive(fd, str(path))
+        archive = Archive(fd, str(path), limits.document)
         return (_layout if reference.transport == "oci-archive" else saved)(reference, archive)
     except BaseException:
         os.close(fd)
@@ -221,7 +225,8 @@ def _layout(reference: Reference, archive: Archive) -> LocalSource:
         raise InputError(f"{archive.where} holds no OCI image layout{other}")
     check_version(archive.document("oci-layout"), archive.where)
     index = oci.Index.read(archive.document("index.json"), f"{archive.where}: index.json")
-    return LocalSource(reference, pick(index.manifests, reference), LayoutArchiveBlobs(archive))
+    offered, blobs = pick(index.manifests, reference), LayoutArchiveBlobs(archive)
+    return LocalSource(reference, offered, blobs, limit=archive.limit)
 
 
 def saved(reference: Reference, archive: Archive) -> LocalSource:
@@ -232,7 +237,8 @@ def saved(reference: Reference, archive: Archive) -> LocalSource:
     where = f"{archive.where}: manifest.json"
     entry = _pick_saved(_saved_entries(archive.document("manifest.json"), where), reference)
     blobs = SavedBlobs(archive, {}, {})
-    return LocalSource(reference, [_manifest_of(entry, blobs, where)], blobs)
+    manifest = _manifest_of(entry, blobs, where)
+    return LocalSource(reference, [manifest], blobs, limit=archive.limit)
 
 
 def _saved_entries(raw: bytes, where: str) -> list[dict[str, Any]]:

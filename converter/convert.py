@@ -125,9 +125,9 @@ def convert(
         shares=rootfs_format.shares,
         aligns=aligns,
     )
-    flat = Flattener(image, source, fd, place, epoch, progress, limits, cache).flatten()
     identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
     with Settling(fd) as settling:
+        flat = Flattener(image, source, fd, place, epoch, progress, limits, cache).flatten()
         size = rootfs_format.writer()(
             fd,
             flat.tree.root,

@@ -52,7 +52,7 @@ def open_daemon(
     finally:
         connection.close()
     try:
-        return saved(replace(reference, tag=""), Archive(fd, str(reference)))
+        return saved(replace(reference, tag=""), Archive(fd, str(reference), limits.document))
     except BaseException:
         os.close(fd)
         raise

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,8 @@ _NO_ADDRESS = 0xFFFFFFFF
 _SLOT = 32
 #: The root is not at nid 0: programs take the inode number 0 for a deleted file.
 _ROOT_NID = 1
+#: st_mode's type bits, as stat.S_IFMT finds them with a call.
+_TYPE_MASK = 0o170000
 _DIRENT = Struct("<QHBx")
 _XATTR_HEADER_SIZE = 12
 _XATTR_ENTRY = Struct("<BBH")
@@ -55,18 +57,47 @@ _CRC32C_POLYNOMIAL = 0x82F63B78
 
 
 @dataclass(slots=True)
-class _Placed:
-    """An inode's place: its nid, its xattrs as bytes, and how its own content is laid out."""
+class _Body:
+    """What an inode has beside its 64 bytes: xattrs, and content of its own (not a file's data)."""
 
-    inode: Inode
-    nid: int
     xattrs: bytes
-    links: int
     size: int
-    is_inline: bool
+    is_inline: bool = False
     block: int = _NO_ADDRESS
     parent_nid: int = 0
     dirents: list[list[bytes]] | None = None
+
+
+@dataclass(slots=True)
+class _Places:
+    """Where inodes lie: nids in ascending order, ``end`` in bytes behind the last.
+
+    ``bodies`` are of those that have one, ``links`` where they are not a single one.
+    """
+
+    nids: dict[Inode, int] = field(default_factory=dict)
+    bodies: dict[Inode, _Body] = field(default_factory=dict)
+    links: dict[Inode, int] = field(default_factory=dict)
+    end: int = _ROOT_NID * _SLOT
+
+    def put(self, inode: Inode, body: _Body | None) -> None:
+        """Give inode the next place."""
+        position = self.end + -self.end % _SLOT
+        size = _INODE.size
+        if body:
+            self.bodies[inode] = body
+            size += len(body.xattrs)
+            tail = body.size % BLOCK_SIZE if body.is_inline else 0
+            if tail and (position + size) % BLOCK_SIZE + tail > BLOCK_SIZE:
+                # The tail may not cross a block. From the next boundary it surely does not,
+                # unless the xattrs alone push it over: then it gets blocks of its own.
+                if size % BLOCK_SIZE + tail <= BLOCK_SIZE:
+                    position += -position % BLOCK_SIZE
+                else:
+                    body.is_inline, tail = False, 0
+            size += tail
+        self.nids[inode] = position // _SLOT
+        self.end = position + size
 
 
 def write_erofs(
@@ -84,22 +115,19 @@ def write_erofs(
     the epoch, uuid has 16 bytes; settled is told up to which offset the file is final. ContentError
     if the format cannot hold the tree.
     """
-    by_inode = _place(root)
-    placed = list(by_inode.values())
-    meta_blocks = _blocks(_end(placed[-1]))
-    next_block = first_free + meta_blocks
-    for item in placed:
-        if item.dirents is not None or (item.inode.is_symlink and not item.is_inline):
-            count = item.size // BLOCK_SIZE if item.is_inline else _blocks(item.size)
-            if count:
-                item.block = next_block
-                next_block += count
+    places = _place(root)
+    next_block = first_free + _blocks(places.end)
+    for body in places.bodies.values():
+        count = body.size // BLOCK_SIZE if body.is_inline else _blocks(body.size)
+        if count:
+            body.block = next_block
+            next_block += count
     image_size = next_block * BLOCK_SIZE
     image_size += -image_size % IMAGE_ALIGNMENT
     if image_size > BLOCK_LIMIT * BLOCK_SIZE:
         raise ContentError("the image is larger than 16 TiB, which EROFS cannot hold")
     superblock = _superblock(
-        inodes=len(placed),
+        inodes=len(places.nids),
         blocks=image_size // BLOCK_SIZE,
         meta_block=first_free,
         uuid=uuid,
@@ -109,73 +137,48 @@ def write_erofs(
         os.ftruncate(fd, image_size)
         os.pwrite(fd, superblock, 0)
         settled(first_free * BLOCK_SIZE)
-        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(by_inode, first_free))
+        write_pieces(fd, first_free * BLOCK_SIZE, _metadata(places, first_free))
         settled(image_size)
     except OSError as error:
         raise write_failure(error) from error
     return image_size
 
 
-def _place(root: Inode) -> dict[Inode, _Placed]:
-    """Give every inode its nid: the root, then the children of each directory side by side.
-
-    What is returned is in the order of nids.
-    """
-    placed: list[_Placed] = []
-    by_inode: dict[Inode, _Placed] = {}
-    position = _ROOT_NID * _SLOT
-
-    def put(inode: Inode) -> _Placed:
-        nonlocal position
-        item = _layout(inode)
-        head = _INODE.size + len(item.xattrs)
-        tail = item.size % BLOCK_SIZE if item.is_inline else 0
-        if tail and (position + head) % BLOCK_SIZE + tail > BLOCK_SIZE:
-            # The tail may not cross a block. From the next boundary it surely does not,
-            # unless the xattrs alone push it over: then it gets blocks of its own.
-            aligned = position + -position % BLOCK_SIZE
-            if head % BLOCK_SIZE + tail <= BLOCK_SIZE:
-                position = aligned
-            else:
-                item.is_inline, tail = False, 0
-        item.nid = position // _SLOT
-        position += head + tail
-        position += -position % _SLOT
-        placed.append(item)
-        by_inode[inode] = item
-        return item
-
-    put(root).parent_nid = _ROOT_NID
-    for directory in placed:  # grows while it is walked: breadth first, without recursion
-        for name in sorted(directory.inode.children or ()):
-            child = directory.inode.children[name]  # type: ignore[index]
-            known = by_inode.get(child)
-            if known:
-                known.links += 1
+def _place(root: Inode) -> _Places:
+    """Give every inode its place: the root, then the children of each directory side by side."""
+    places = _Places()
+    nids, bodies, links, put = places.nids, places.bodies, places.links, places.put
+    put(root, _body(root))
+    bodies[root].parent_nid = _ROOT_NID
+    directories = [root]
+    for directory in directories:  # grows while it is walked: breadth first, without recursion
+        children = directory.children or {}
+        subdirectories = 0
+        for name in sorted(children):
+            child = children[name]
+            if child in nids:
+                links[child] = links.get(child, 1) + 1
                 continue
-            item = put(child)
-            if child.is_directory:
-                item.parent_nid = directory.nid
-                directory.links += 1
-    return by_inode
+            body = _body(child)
+            put(child, body)
+            if body and child.children is not None:
+                body.parent_nid = nids[directory]
+                subdirectories += 1
+                directories.append(child)
+        links[directory] = 2 + subdirectories
+    return places
 
 
-def _layout(inode: Inode) -> _Placed:
+def _body(inode: Inode) -> _Body | None:
     xattrs = _encode_xattrs(inode.xattrs) if inode.xattrs else b""
     if inode.children is not None:
         dirents = _split_dirents(inode.children)
         last = sum(map(len, dirents[-1])) + _DIRENT.size * len(dirents[-1])
         size = (len(dirents) - 1) * BLOCK_SIZE + last
-        is_inline = size % BLOCK_SIZE != 0
-        return _Placed(inode, 0, xattrs, 2, size, is_inline, dirents=dirents)
-    if inode.is_symlink:
-        return _Placed(inode, 0, xattrs, 1, len(inode.target), is_inline=True)
-    return _Placed(inode, 0, xattrs, 1, inode.size, is_inline=False)
-
-
-def _end(item: _Placed) -> int:
-    tail = item.size % BLOCK_SIZE if item.is_inline else 0
-    return item.nid * _SLOT + _INODE.size + len(item.xattrs) + tail
+        return _Body(xattrs, size, size % BLOCK_SIZE != 0, dirents=dirents)
+    if inode.target:
+        return _Body(xattrs, len(inode.target), is_inline=True)
+    return _Body(xattrs, 0) if xattrs else None
 
 
 def _blocks(size: int) -> int:
@@ -219,70 +222,74 @@ def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
     return bytes(body)
 
 
-def _metadata(by_inode: dict[Inode, _Placed], meta_block: int) -> Iterator[tuple[int, bytes]]:
+def _metadata(places: _Places, meta_block: int) -> Iterator[tuple[int, bytes]]:
     """Yield (offset from meta_block, bytes) in ascending order."""
     blocks: list[tuple[int, bytes]] = []
-    for number, item in enumerate(by_inode.values(), 1):
-        if item.dirents is None and not item.inode.target:
-            yield item.nid * _SLOT, _encode_inode(item, number) + item.xattrs
-            continue
-        content = _content(item, by_inode)
-        cut = len(content) - len(content) % BLOCK_SIZE if item.is_inline else 0
-        if not item.is_inline:
-            cut = len(content)
-        if cut:
-            blocks.append(((item.block - meta_block) * BLOCK_SIZE, content[:cut]))
-        yield item.nid * _SLOT, _encode_inode(item, number) + item.xattrs + content[cut:]
+    bodies, links = places.bodies, places.links
+    for number, (inode, nid) in enumerate(places.nids.items(), 1):
+        body = bodies.get(inode)
+        encoded = _encode_inode(inode, body, number, links.get(inode, 1))
+        if body:
+            content = _content(inode, body, places)
+            cut = len(content) - len(content) % BLOCK_SIZE if body.is_inline else len(content)
+            if cut:
+                blocks.append(((body.block - meta_block) * BLOCK_SIZE, content[:cut]))
+            encoded += body.xattrs + content[cut:]
+        yield nid * _SLOT, encoded
     yield from blocks
 
 
-def _content(item: _Placed, by_inode: dict[Inode, _Placed]) -> bytes:
-    if item.dirents is None:
-        return item.inode.target
-    children = item.inode.children or {}
+def _content(inode: Inode, body: _Body, places: _Places) -> bytes:
+    if body.dirents is None:
+        return inode.target
+    nids, children = places.nids, inode.children or {}
     parts = []
-    for names in item.dirents:
+    for names in body.dirents:
         offset = _DIRENT.size * len(names)
         head = bytearray()
         for name in names:
             child = children.get(name)
             if child is not None:
-                nid, file_type = by_inode[child].nid, FILE_TYPE[stat.S_IFMT(child.mode)]
+                nid, file_type = nids[child], FILE_TYPE[child.mode & _TYPE_MASK]
             else:
-                nid = item.nid if name == b"." else item.parent_nid
+                nid = nids[inode] if name == b"." else body.parent_nid
                 file_type = FILE_TYPE[stat.S_IFDIR]
             head += _DIRENT.pack(nid, offset, file_type)
             offset += len(name)
         block = bytes(head) + b"".join(names)
         parts.append(block.ljust(BLOCK_SIZE, b"\0"))
-    return b"".join(parts)[: item.size]
+    return b"".join(parts)[: body.size]
 
 
-def _encode_inode(item: _Placed, number: int) -> bytes:
-    inode = item.inode
-    kind = stat.S_IFMT(inode.mode)
+def _encode_inode(inode: Inode, body: _Body | None, number: int, links: int) -> bytes:
+    kind = inode.mode & _TYPE_MASK
+    size, layout, xattr_count = inode.size, _EXTENDED | _PLAIN, 0
     if kind == stat.S_IFREG:
-        address = inode.block if inode.size else _NO_ADDRESS
+        address = inode.block if size else _NO_ADDRESS
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         address = encode_device(*inode.device)
-    elif kind in (stat.S_IFIFO, stat.S_IFSOCK):
-        address = 0
     else:
-        address = item.block
-    xattr_count = 1 + (len(item.xattrs) - _XATTR_HEADER_SIZE) // 4 if item.xattrs else 0
+        address = 0
+    if body:
+        if kind in (stat.S_IFDIR, stat.S_IFLNK):
+            size, address = body.size, body.block
+        if body.is_inline:
+            layout = _EXTENDED | _INLINE
+        if body.xattrs:
+            xattr_count = 1 + (len(body.xattrs) - _XATTR_HEADER_SIZE) // 4
     return _INODE.pack(
-        _EXTENDED | (_INLINE if item.is_inline else _PLAIN),
+        layout,
         xattr_count,
         inode.mode,
         0,
-        item.size,
+        size,
         address,
         number,
         inode.uid,
         inode.gid,
         inode.mtime & 0xFFFFFFFFFFFFFFFF,
         inode.mtime_ns,
-        item.links,
+        links,
     )
 
 

@@ -55,15 +55,14 @@ class FlatLayer:
 
 @dataclass(frozen=True, slots=True)
 class Flattened:
-    """An image's tree, its file data in place; ``next_block`` is the first free block behind it."""
+    """An image's tree, its file data in place; ``next_block`` is the first free block behind it.
+
+    ``loans`` are what later conversions can take of each layer.
+    """
 
     tree: Tree
     next_block: int
-    layers: tuple[FlatLayer, ...]
-
-    def loans(self) -> list[Loan]:
-        """Return what later conversions can take of each layer, without the tree."""
-        return [layer.loan() for layer in self.layers]
+    loans: tuple[Loan, ...]
 
 
 @dataclass(slots=True)
@@ -89,23 +88,25 @@ class Flattener:
         """
         if self.limits.check_space:
             check_space(self.fd, self.image.manifest.layers)
-        shadow = _Shadow()
-        extents = self.place()
-        layers = self._read_layers(shadow, extents, shadow.cover, Budget(self.limits))
+        next_block, layers = self._read_by_spelling()
         tree = Tree(self.epoch, self.limits)
         for layer in reversed(layers):
             for notice in layer.index.notices:
                 self.progress.warn(f"{layer.index.where}: {notice}")
             tree.apply(layer.index)
-        winners = {
-            inode.entry: inode
-            for _, inode in walk(tree.root)
-            if inode.size and stat.S_ISREG(inode.mode)
-        }
-        written = sum(len(layer.sums) for layer in layers)
-        if written != len(winners) or any(inode.block == NO_BLOCK for inode in winners.values()):
-            extents, layers = self._write_again(winners)
-        return Flattened(tree, extents.next_block, tuple(layers))
+        if not _is_written(tree, layers):
+            next_block, layers = self._write_again(_winners(tree))
+        return Flattened(tree, next_block, tuple(layer.loan() for layer in layers))
+
+    def _read_by_spelling(self) -> tuple[int, list[FlatLayer]]:
+        """Write what wins if paths are what they are spelled.
+
+        Return the first free block, and the layers, the top one first.
+        """
+        shadow = _Shadow()
+        extents = self.place()
+        layers = self._read_layers(shadow, extents, shadow.cover, Budget(self.limits))
+        return extents.next_block, layers
 
     def _read_layers(
         self,
@@ -127,7 +128,7 @@ class Flattener:
                 known = reuse.take(layer, diff_id, choice, extents, number, budget)
                 index = known or read_from(
                     self.source, self.image, (layer, diff_id), choice, extents,
-                    progress=self.progress, first_entry=number, budget=budget,
+                    progress=self.progress, first_entry=number, budget=budget, cache=self.cache,
                 )  # fmt: skip
                 number += len(index.entries)
                 key, sums = LayerKey.of(layer, diff_id), extents.sums[first_sum:]
@@ -136,7 +137,7 @@ class Flattener:
                 task.advance(layer.size)
         return found
 
-    def _write_again(self, winners: dict[int, Inode]) -> tuple[ExtentWriter, list[FlatLayer]]:
+    def _write_again(self, winners: dict[int, Inode]) -> tuple[int, list[FlatLayer]]:
         os.ftruncate(self.fd, 0)
         extents = self.place()
 
@@ -147,16 +148,35 @@ class Flattener:
                     winners[inode.entry].block = inode.block
 
         layers = self._read_layers(lambda entry, _: entry in winners, extents, take_over)
-        return extents, layers
+        return extents.next_block, layers
+
+
+def _winners(tree: Tree) -> dict[int, Inode]:
+    """Return the files of tree that have data, by the entry each comes from."""
+    return {
+        inode.entry: inode
+        for _, inode in walk(tree.root)
+        if inode.size and stat.S_ISREG(inode.mode)
+    }
+
+
+def _is_written(tree: Tree, layers: list[FlatLayer]) -> bool:
+    """Tell whether the files of tree that have data are exactly those whose data was written."""
+    seen = bytearray(sum(len(layer.index.entries) for layer in layers))
+    for _, inode in walk(tree.root):
+        if inode.size and stat.S_ISREG(inode.mode):
+            if inode.block == NO_BLOCK:
+                return False
+            seen[inode.entry] = 1
+    return seen.count(1) == sum(len(layer.sums) for layer in layers)
 
 
 class _Shadow:
     """What the layers read so far cover of those below; the choice of the first pass."""
 
     def __init__(self) -> None:
-        self._paths: set[bytes] = set()
-        #: Paths below which nothing of the lower layers shows.
-        self._closed: set[bytes] = set()
+        #: Paths that are covered, and whether nothing of the lower layers shows below either.
+        self._paths: dict[bytes, bool] = {}
         self._is_closed: dict[bytes, bool] = {}
         #: The layer just read: the base, often the largest, covers nothing.
         self._last: LayerIndex | None = None
@@ -176,7 +196,7 @@ class _Shadow:
     def _covers(self, directory: bytes) -> bool:
         known = self._is_closed.get(directory)
         if known is None:
-            known = directory in self._closed or (
+            known = self._paths.get(directory, False) or (
                 directory != b"" and self._covers_parent(directory)
             )
             self._is_closed[directory] = known
@@ -185,15 +205,17 @@ class _Shadow:
     def _covers_parent(self, directory: bytes) -> bool:
         while directory:
             directory = directory.rpartition(b"/")[0]
-            if directory in self._closed:
+            if self._paths.get(directory):
                 return True
         return False
 
     def _take(self, index: LayerIndex) -> None:
+        paths = self._paths
         for entry in index.entries:
-            self._paths.add(entry.path)
             if entry.inode is None or not entry.inode.is_directory:
-                self._closed.add(entry.path)
-        self._paths.update(index.whiteouts)
-        self._closed.update(index.whiteouts, index.opaques)
+                paths[entry.path] = True
+            else:
+                paths.setdefault(entry.path, False)
+        for path in (*index.whiteouts, *index.opaques):
+            paths[path] = True
         self._is_closed.clear()

@@ -41,18 +41,19 @@ def read_indexes(
     source.prefetch((blob for (blob, _), _, index in layers if index is None), progress)
     indexes: list[LayerIndex] = []
     with (
-        BlobChecks(image, source, progress) as checks,
+        BlobChecks(image, source, progress, cache) as checks,
         progress.task("read", sum(blob.size for blob, _ in image.layers)) as task,
     ):
         for layer, key, index in layers:
             if index is None:
                 index = read_from(
-                    source, image, layer, _none, nowhere, progress=progress, budget=budget
-                )
+                    source, image, layer, _none, nowhere,
+                    progress=progress, budget=budget, cache=cache,
+                )  # fmt: skip
                 cache.keep(key, encode_index(index))
             else:
                 count_known(budget, index, layer[0].size)
-                checks.check(layer[0])
+                checks.check(layer)
             indexes.append(index)
             task.advance(layer[0].size)
     return indexes

@@ -2,6 +2,7 @@
 
     KEY.index    a layer's entries; KEY stands for its DiffID, blob digest and size
     KEY.donor    the root file system made last with that layer, and where its data lies there
+    KEY.blob     the file in which its blob was found sound, and nothing touched since
 
 An image of which only the top layer changed is converted by reading that layer alone: the entries
 of the others are here, their files' data is copied from the donor. A donor is any file that has
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from array import array
 from dataclasses import asdict, dataclass
 from struct import Struct
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 #: The row of an entry that has no inode of its own.
 _HARD_LINK = (-1, 0, 0, 0, 0, 0)
 _ROW = Struct("=6q")
+#: A file changed within this time may be changed again and look the same: clocks of file systems
+#: are coarse.
+_RECENT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,16 @@ class LayerCache:
             fields, paths, rows = encoded
             self._files.write(f"{key.name}.index", fields, paths, rows)
 
+    def is_sound(self, key: LayerKey, identity: Identity) -> bool:
+        """Tell whether a layer's blob in the file identity was verified, as the file is now."""
+        found = self._files.read(f"{key.name}.blob")
+        return found is not None and Identity(**found[0]) == identity
+
+    def note_sound(self, key: LayerKey, identity: Identity) -> None:
+        """Note that a layer's blob was verified; identity is of before it was read."""
+        if time.time_ns() - identity.ctime_ns > _RECENT_NS:
+            self._files.write(f"{key.name}.blob", asdict(identity))
+
     def donor(self, key: LayerKey) -> Donor | None:
         """Open the file that has a layer's data; None if there is none, or it was touched."""
         found = self._files.read(f"{key.name}.donor")
@@ -161,7 +176,8 @@ def encode_index(index: LayerIndex) -> Encoded:
         "opaques": [_text(path) for path in index.opaques],
         "notices": index.notices, "unpacked": index.unpacked, "holes": index.holes,
     }  # fmt: skip
-    return fields, b"".join(entry.path + b"\0" for entry in index.entries), rows
+    # An empty name behind the last: each path has its NUL, none is copied for it.
+    return fields, b"\0".join((*(entry.path for entry in index.entries), b"")), rows
 
 
 def _decode(

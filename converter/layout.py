@@ -19,6 +19,7 @@ from hyperbuild.converter.errors import (
     VerificationError,
     printable,
 )
+from hyperbuild.converter.limits import too_long
 from hyperbuild.converter.resolve import SourceImage, is_attestation, resolve
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Range(io.RawIOBase):
     def seekable(self) -> bool:
         """Tell that it can be read from any place."""
         return True
+
+    def identity(self) -> files.Identity:
+        """Return what tells the file from itself after a change, called by the range's offset."""
+        return files.Identity.of(self._fd, str(self._start))
 
     def tell(self) -> int:
         """Return the position in bytes from the start of the range."""
@@ -125,7 +130,9 @@ class LocalSource:
         blobs: Blobs,
         *,
         is_verified: bool = False,
+        limit: int = oci.DOCUMENT_LIMIT,
     ) -> None:
+        self._limit = limit
         self.is_verified = is_verified
         self._reference = reference
         self._offered = offered
@@ -133,7 +140,7 @@ class LocalSource:
 
     def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:  # noqa: ARG002
         """Return the image for platform (resolve.resolve)."""
-        return resolve(self._reference, self._offered, platform, self._document)
+        return resolve(self._reference, self._offered, platform, self._document, self._limit)
 
     def prefetch(self, layers: Iterable[oci.Descriptor], progress: Progress) -> None:
         """Do nothing: local layers need no fetching."""
@@ -157,19 +164,20 @@ class LocalSource:
 
     def _document(self, descriptor: oci.Descriptor) -> bytes:
         with self._blobs.open(descriptor) as file:
-            return read_whole(file, oci.DOCUMENT_LIMIT, f"{self._reference}: {descriptor.digest}")
+            return read_whole(file, self._limit, f"{self._reference}: {descriptor.digest}")
 
 
-def open_layout(reference: Reference) -> LocalSource:
-    """Open ``oci:DIR[:TAG]``."""
+def open_layout(reference: Reference, limit: int) -> LocalSource:
+    """Open ``oci:DIR[:TAG]``, its documents of at most limit bytes (LimitError)."""
     root = reference.path
     assert root is not None  # noqa: S101 - a path transport
     if not root.is_dir():
         kind = "is not a directory" if root.exists() else "does not exist"
         raise InputError(f"{root} {kind}; name a directory that holds an OCI image layout")
-    check_version(_file(root, "oci-layout"), root)
-    index = oci.Index.read(_file(root, "index.json"), f"{root / 'index.json'}")
-    return LocalSource(reference, pick(index.manifests, reference), DirectoryBlobs(root))
+    check_version(_file(root, "oci-layout", limit), root)
+    index = oci.Index.read(_file(root, "index.json", limit), f"{root / 'index.json'}")
+    blobs = DirectoryBlobs(root)
+    return LocalSource(reference, pick(index.manifests, reference), blobs, limit=limit)
 
 
 def check_version(raw: bytes, where: object) -> None:
@@ -222,18 +230,18 @@ def listing(names: Iterable[str], reference: Reference) -> str:
 
 
 def read_whole(file: io.RawIOBase, limit: int, where: str) -> bytes:
-    """Return all of file, of at most limit bytes; else ContentError."""
+    """Return all of file, of at most limit bytes; else LimitError."""
     content = b""
     while piece := file.read(limit + 1 - len(content)):
         content += piece
         if len(content) > limit:
-            raise ContentError(f"{where}: larger than {limit} bytes, which no image document is")
+            raise too_long(where, limit)
     return content
 
 
-def _file(root: Path, name: str) -> bytes:
+def _file(root: Path, name: str, limit: int) -> bytes:
     path = root / name
     if not path.exists():
         raise InputError(f"{root} is no OCI image layout: {name} is missing; name another")
     with Range(files.open_regular(path), 0, path.stat().st_size, owned=True) as file:
-        return read_whole(file, oci.DOCUMENT_LIMIT, str(path))
+        return read_whole(file, limit, str(path))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, UnavailableError, printable
+from hyperbuild.converter.oci import DOCUMENT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,9 @@ RATIO_FLOOR = 256 << 20
 #: Largest zstd window accepted, in bytes: the decoder allocates what the frame header asks for.
 ZSTD_WINDOW_LIMIT = 64 << 20
 
+#: Most that documents may be allowed to have: bundle.json repeats the config, and is read whole.
+LARGEST_DOCUMENT = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -30,16 +34,18 @@ class Limits:
     ``unpacked`` bounds what all layers unpack to, holes included; ``file`` one file; ``entries``
     the entries of all layers; ``depth`` the components of a path, symlinks followed; ``metadata``
     the names, link targets and extended attributes of all layers, which are held in memory;
-    ``ratio`` what a layer unpacks to for each byte of it. ``check_space`` has free disk space
-    compared with the layers' compressed sizes before anything is written.
+    ``ratio`` what a layer unpacks to for each byte of it; ``document`` each index, manifest and
+    config. ``check_space`` has free disk space compared with the layers' compressed sizes before
+    anything is written.
     """
 
     unpacked: int = 256 << 30
     file: int = 64 << 30
-    entries: int = 8_000_000
+    entries: int = 1_000_000
     depth: int = 256
-    metadata: int = 1 << 30
+    metadata: int = 256 << 20
     ratio: int = 200
+    document: int = DOCUMENT_LIMIT
     check_space: bool = True
 
 
@@ -103,6 +109,14 @@ class Budget:
                 f"{where}: the image unpacks to more than {shown_size(self.limits.unpacked)}; "
                 "if that is right, raise --max-unpacked"
             )
+
+
+def too_long(where: str, limit: int) -> LimitError:
+    """Return the error for an index, manifest or config of more than limit bytes."""
+    return LimitError(
+        f"{where}: larger than {shown_size(limit)}, which documents of images are not; "
+        "if that is right, raise --max-document"
+    )
 
 
 def too_deep(where: str, path: bytes, depth: int) -> LimitError:

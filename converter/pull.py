@@ -39,7 +39,15 @@ class RegistrySource:
 
     is_verified = True
 
-    def __init__(self, reference: Reference, store: Store, settings: RegistrySettings) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        store: Store,
+        settings: RegistrySettings,
+        limit: int = oci.DOCUMENT_LIMIT,
+    ) -> None:
+        """Open it; its documents have at most limit bytes (LimitError)."""
+        self._limit = limit
         self._reference = reference
         self._store = store
         self._settings = settings
@@ -58,7 +66,7 @@ class RegistrySource:
         def read(descriptor: oci.Descriptor) -> bytes:
             return content if descriptor is root else self._document(descriptor, progress)
 
-        image = resolve(self._reference, [root], platform, read)
+        image = resolve(self._reference, [root], platform, read, self._limit)
         self._store.put(image.manifest.raw, image.manifest.media_type)
         return image
 
@@ -97,7 +105,7 @@ class RegistrySource:
             if known:
                 return known
         content, media_type = self._anywhere(
-            lambda client: client.manifest(reference.digest or reference.tag), progress
+            lambda client: client.manifest(reference.digest or reference.tag, self._limit), progress
         )
         return _describe(content, media_type, reference), content
 
@@ -117,7 +125,7 @@ class RegistrySource:
 
         def fetch(client: Registry) -> bytes:
             if descriptor.media_type in oci.INDEX_TYPES | oci.MANIFEST_TYPES:
-                found, _ = client.manifest(descriptor.digest)
+                found, _ = client.manifest(descriptor.digest, self._limit)
             else:
                 found = b"".join(_bounded(client, descriptor))
             return verified(descriptor, found, client.endpoint.name)

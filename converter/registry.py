@@ -20,13 +20,14 @@ from hyperbuild.converter import oci
 from hyperbuild.converter.digests import is_digest
 from hyperbuild.converter.errors import (
     AccessError,
-    ContentError,
     HyperbuildError,
     NotFoundError,
     UnavailableError,
     VerificationError,
     printable,
 )
+from hyperbuild.converter.limits import too_long
+from hyperbuild.converter.pace import SlowError, pieces, read_body
 from hyperbuild.converter.reference import DOCKER_HUB
 from hyperbuild.converter.tokens import Tokens
 from hyperbuild.converter.transfer import (
@@ -49,7 +50,8 @@ ACCEPTED = (
     oci.DOCKER_MANIFEST,
 )
 HUB_HOST = "registry-1.docker.io"
-_PIECE = 256 << 10
+#: Of an error's text, so many bytes are read.
+_SAID = 256 << 10
 _NAMES_SHOWN = 10
 
 
@@ -111,10 +113,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         """Close the connections."""
         self.session.close()
 
-    def manifest(self, reference: str) -> tuple[bytes, str]:
+    def manifest(self, reference: str, limit: int = oci.DOCUMENT_LIMIT) -> tuple[bytes, str]:
         """Return the bytes of the manifest or index with a tag or digest, and its media type.
 
-        NotFoundError lists tags; VerificationError if the bytes don't have the digest.
+        NotFoundError lists tags; VerificationError if the bytes don't have the digest; LimitError
+        if they are more than limit.
         """
         headers = {"Accept": ", ".join(ACCEPTED)}
         url = self._url(f"manifests/{reference}")
@@ -122,7 +125,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             if response.status_code == 404:
                 raise NotFoundError(self._missing(reference))
             self._check(response, f"manifest {reference}")
-            content = self._document(response, oci.DOCUMENT_LIMIT, f"manifest {reference}")
+            content = self._document(response, limit, f"manifest {reference}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             declared = response.headers.get("Docker-Content-Digest", "")
         digest = reference if ":" in reference else declared
@@ -138,13 +141,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
         The bytes are not verified here, but more than the declared size is never read on for long.
         """
-        position, tries = offset, 0
+        position, tries, slow = offset, 0, 0
         patience = self.endpoint.patience
         while True:
             with self._resume_blob(descriptor, position) as response:
                 surplus = _surplus(response, position)
                 try:
-                    while piece := response.raw.read(_PIECE, decode_content=False):
+                    for piece in pieces(response, patience.settings):
                         position += max(0, len(piece) - surplus)
                         yield piece[surplus:] if surplus else piece
                         surplus = max(0, surplus - len(piece))
@@ -154,7 +157,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                     if position >= descriptor.size:
                         return
                     tries += 1
-                    if tries >= patience.settings.attempts:
+                    slow += isinstance(error, SlowError)
+                    if max(tries, slow) >= patience.settings.attempts:
                         raise self._cut(error, descriptor, position) from error
             patience.pause(tries)
 
@@ -278,16 +282,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             )
 
     def _document(self, response: requests.Response, limit: int, what: str) -> bytes:
-        content = b""
         try:
-            while len(content) <= limit:
-                piece = response.raw.read(limit + 1 - len(content), decode_content=False)
-                if not piece:
-                    return content
-                content += piece
+            content = read_body(response, limit, self.endpoint.patience.settings)
         except FAILURES as error:
             raise explain(error, self.endpoint.base) from error
-        raise ContentError(f"{self.endpoint.name}: {what} is larger than {limit} bytes")
+        if len(content) > limit:
+            raise too_long(f"{self.endpoint.name}: {what}", limit)
+        return content
 
     def _read_whole(self, response: requests.Response) -> None:
         try:
@@ -314,7 +315,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def _said(self, response: requests.Response) -> str:
         try:
-            body = json.loads(response.raw.read(_PIECE, decode_content=False))
+            body = json.loads(read_body(response, _SAID, self.endpoint.patience.settings))
             message = str(body["errors"][0]["message"])
         except (ValueError, LookupError, TypeError, *FAILURES):
             return ""

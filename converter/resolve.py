@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter import oci, platforms
 from hyperbuild.converter.errors import ContentError, NotFoundError, VerificationError, printable
+from hyperbuild.converter.limits import too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from hyperbuild.converter.reference import Reference
 
-    #: Reads the document of a descriptor; the bytes it returns are not verified yet.
+    #: Reads the document of a descriptor; what a source returns is not verified yet.
     Read = Callable[[oci.Descriptor], bytes]
 
 
@@ -48,15 +49,22 @@ def resolve(
     offered: Sequence[oci.Descriptor],
     wanted: oci.Platform,
     read: Read,
+    limit: int = oci.DOCUMENT_LIMIT,
 ) -> SourceImage:
     """Return the image among offered (manifests or indexes) that suits wanted best.
 
     NotFoundError lists the platforms there are; VerificationError, ContentError if a document does
-    not have its digest and size or breaks its format.
+    not have its digest and size or breaks its format, LimitError if it has more than limit bytes.
     """
+
+    def document(descriptor: oci.Descriptor) -> bytes:
+        if descriptor.size > limit:
+            raise too_long(f"{reference}: document {descriptor.digest}", limit)
+        return verified(descriptor, read(descriptor), str(reference))
+
     seen: list[oci.Platform] = []
     unnamed, best, best_rank = [], None, None
-    for leaf in _leaves(reference, offered, read):
+    for leaf in _leaves(reference, offered, document):
         if leaf.platform is None:
             unnamed.append(leaf)
             continue
@@ -65,9 +73,9 @@ def resolve(
         if rank is not None and (best_rank is None or rank < best_rank):
             best, best_rank = leaf, rank
     if best is not None:
-        return _image(reference, best, read)
+        return _image(reference, best, document)
     for leaf in unnamed:
-        image = _image(reference, leaf, read)
+        image = _image(reference, leaf, document)
         seen.append(image.platform)
         if _runs(wanted, image.platform):
             return image
@@ -118,7 +126,7 @@ def _leaves(
             continue
         if descriptor.media_type in oci.INDEX_TYPES:
             where = f"{reference}: index {descriptor.digest}"
-            manifests = oci.Index.read(_read(descriptor, read, str(reference)), where).manifests
+            manifests = oci.Index.read(read(descriptor), where).manifests
             entries += len(manifests)
             if depth == _DEPTH_LIMIT or entries > _ENTRIES_LIMIT:
                 raise ContentError(
@@ -137,15 +145,14 @@ def _leaves(
 
 def _image(reference: Reference, descriptor: oci.Descriptor, read: Read) -> SourceImage:
     where = str(reference)
-    raw = _read(descriptor, read, where)
-    manifest = oci.Manifest.read(raw, f"{where}: manifest {descriptor.digest}")
+    manifest = oci.Manifest.read(read(descriptor), f"{where}: manifest {descriptor.digest}")
     if manifest.config.media_type not in _CONFIG_TYPES:
         raise ContentError(
             f"{where} is not a container image: its config is of type "
             f"{printable(manifest.config.media_type)!r}; name an image"
         )
     config = oci.ImageConfig.read(
-        _read(manifest.config, read, where), f"{where}: config {manifest.config.digest}"
+        read(manifest.config), f"{where}: config {manifest.config.digest}"
     )
     for layer in manifest.layers:
         if layer.media_type not in oci.LAYER_COMPRESSION:
@@ -159,12 +166,3 @@ def _image(reference: Reference, descriptor: oci.Descriptor, read: Read) -> Sour
             "config; build the image again"
         )
     return SourceImage(reference, manifest, config, descriptor.platform or config.platform)
-
-
-def _read(descriptor: oci.Descriptor, read: Read, where: str) -> bytes:
-    if descriptor.size > oci.DOCUMENT_LIMIT:
-        raise ContentError(
-            f"{where}: document {descriptor.digest} is declared with {descriptor.size} bytes; "
-            f"at most {oci.DOCUMENT_LIMIT} are read"
-        )
-    return verified(descriptor, read(descriptor), where)

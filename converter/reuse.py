@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from hyperbuild.converter.errors import UnavailableError
 from hyperbuild.converter.extents import BLOCK_SIZE
 from hyperbuild.converter.layer_cache import LayerKey
+from hyperbuild.converter.layout import Range
 from hyperbuild.converter.stream import verify_blob
 from hyperbuild.converter.tree import NO_BLOCK
 
@@ -33,10 +34,18 @@ if TYPE_CHECKING:
 class BlobChecks:
     """Layers' blobs verified in the background; a context manager that raises what was found.
 
-    Nothing is read again of a source that verifies what it brings near.
+    Nothing is read again of a source that verifies what it brings near, nor of a file that cache
+    knows to be sound.
     """
 
-    def __init__(self, image: SourceImage, source: ImageSource, progress: Progress) -> None:
+    def __init__(
+        self,
+        image: SourceImage,
+        source: ImageSource,
+        progress: Progress,
+        cache: LayerCache | None,
+    ) -> None:
+        self._cache = cache
         self._image = image
         self._source = source
         self._progress = progress
@@ -53,7 +62,7 @@ class BlobChecks:
             for check in self._checks:
                 check.result()
 
-    def check(self, layer: Descriptor) -> None:
+    def check(self, layer: tuple[Descriptor, DiffID]) -> None:
         """Have a layer's blob verified; VerificationError at the end if it is not what it was."""
         if self._source.is_verified:
             return
@@ -64,9 +73,16 @@ class BlobChecks:
             self._pool = ThreadPoolExecutor(os.cpu_count())
         self._checks.append(self._pool.submit(self._verify, layer))
 
-    def _verify(self, layer: Descriptor) -> None:
-        with self._source.open_layer(layer, self._progress) as raw:
-            verify_blob(raw, layer, self._image.where(layer))
+    def _verify(self, layer: tuple[Descriptor, DiffID]) -> None:
+        blob, diff_id = layer
+        key = LayerKey.of(blob, diff_id)
+        with self._source.open_layer(blob, self._progress) as raw:
+            identity = raw.identity() if isinstance(raw, Range) else None
+            if self._cache and identity and self._cache.is_sound(key, identity):
+                return
+            verify_blob(raw, blob, self._image.where(blob))
+        if self._cache and identity:
+            self._cache.note_sound(key, identity)
 
 
 class Reuse:
@@ -82,7 +98,7 @@ class Reuse:
         """Look for image's layers in cache; the others start to come near, the top one first."""
         self._cache = cache
         self._image = image
-        self._checks = BlobChecks(image, source, progress)
+        self._checks = BlobChecks(image, source, progress, cache)
         self._donors: dict[LayerKey, Donor] = {}
         layers = image.layers[::-1]
         keys = [LayerKey.of(layer, diff_id) for layer, diff_id in layers]
@@ -129,7 +145,7 @@ class Reuse:
         extents.flush()
         if not donor.is_untouched():
             raise UnavailableError(f"{donor.identity.path} was changed meanwhile; convert again")
-        self._checks.check(layer)
+        self._checks.check((layer, diff_id))
         return index
 
 

@@ -55,12 +55,19 @@ class Sealed:
         """Write the file called name: readers see the old one or this one."""
         parts = [memoryview(section).cast("B") for section in sections]
         header = json.dumps({"fields": fields, "sections": [len(part) for part in parts]}).encode()
-        body = b"".join((len(header).to_bytes(_LENGTH, "little"), header, *parts))
+        length = len(header).to_bytes(_LENGTH, "little")
+        # Never joined: a large layer's would be twice in memory.
+        body = [memoryview(length), memoryview(header), *parts]
+        digest = hashlib.sha256()
+        for part in body:
+            digest.update(part)
         # Not synced: what a crash has cut does not have its digest.
         with suppress(OSError):
             self._root.mkdir(parents=True, exist_ok=True)
             with files.draft(self._root) as draft:
-                files.write_all(draft.fd, _MAGIC + hashlib.sha256(body).digest() + body)
+                files.write_all(draft.fd, _MAGIC + digest.digest())
+                for part in body:
+                    files.write_all(draft.fd, part)
                 draft.path.rename(self._root / name)
 
     def sweep(self, before: float) -> None:

@@ -42,7 +42,8 @@ class RegistrySettings:
 
     ``credential_files`` are read in this order, the first that knows the registry wins; ``proxies``
     maps "http", "https" and "no" to what the variables of that name hold; times are in seconds,
-    ``patience`` the longest pause that a registry may ask for; ``attempts`` are per request.
+    ``patience`` the longest pause that a registry may ask for; ``attempts`` are per request;
+    ``slowest`` is how many bytes a second an answer must bring (pace.py).
     """
 
     credential_files: tuple[Path, ...] = ()
@@ -50,6 +51,7 @@ class RegistrySettings:
     proxies: Mapping[str, str] = field(default_factory=dict)
     connect_timeout: float = 15.0
     read_timeout: float = 60.0
+    slowest: int = 1024
     attempts: int = 5
     pause: float = 0.5
     patience: float = 60.0

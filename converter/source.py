@@ -72,7 +72,7 @@ def _open(
     if reference.transport == "oci":
         from hyperbuild.converter.layout import open_layout
 
-        return open_layout(reference)
+        return open_layout(reference, limits.document)
     if reference.transport in ("oci-archive", "docker-archive"):
         from hyperbuild.converter.archive import open_archive
 
@@ -83,4 +83,4 @@ def _open(
         return open_daemon(reference, store, settings, limits)
     from hyperbuild.converter.pull import RegistrySource
 
-    return RegistrySource(reference, store, settings)
+    return RegistrySource(reference, store, settings, limits.document)

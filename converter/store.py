@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import UnavailableError
+from hyperbuild.converter.limits import LARGEST_DOCUMENT
 from hyperbuild.converter.partial import never, partial
 from hyperbuild.converter.partial import sweep as sweep_partials
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 REF_NAME = "org.opencontainers.image.ref.name"
 LAYOUT_VERSION = "1.0.0"
+#: What is read as a document: bundle.json holds a config twice over.
+_DOCUMENT_LIMIT = 4 * LARGEST_DOCUMENT
 
 
 class Store:
@@ -55,7 +58,7 @@ class Store:
 
     def read(self, descriptor: oci.Descriptor) -> bytes | None:
         """Return a small document that is here, verified anew; None if absent or damaged."""
-        if descriptor.size > oci.DOCUMENT_LIMIT or not self.has(descriptor):
+        if descriptor.size > _DOCUMENT_LIMIT or not self.has(descriptor):
             return None
         content = self.blob_path(descriptor.digest).read_bytes()
         return content if oci.matches(descriptor.digest, content) else None

@@ -233,6 +233,11 @@ class LayerStream:
             "IsalError",
             "error",
         )
+        if corrupt and "too much memory" in str(error):
+            return ContentError(
+                f"{self.where} needs a zstd window of more than {ZSTD_WINDOW_LIMIT >> 20} MiB; "
+                "compress it again with a smaller one"
+            )
         if corrupt:
             return ContentError(f"{self.where} does not decompress ({error}); fetch it again")
         return error

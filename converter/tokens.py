@@ -17,6 +17,7 @@ from oras.auth.utils import parse_auth_header
 
 from hyperbuild.converter.credentials import Credential, find_credential
 from hyperbuild.converter.errors import AccessError
+from hyperbuild.converter.pace import read_body
 from hyperbuild.converter.transfer import FAILURES, Patience, explain, send
 
 _TOKEN_LIMIT = 1 << 20
@@ -127,7 +128,7 @@ class Tokens:
                     f"{self._repository} (status {response.status_code}); {self.hint()}"
                 )
             try:
-                answer = json.loads(response.raw.read(_TOKEN_LIMIT, decode_content=False))
+                answer = json.loads(read_body(response, _TOKEN_LIMIT, self._patience.settings))
                 token = answer.get("token") or answer.get("access_token")
             except (ValueError, AttributeError) as error:
                 raise AccessError(

@@ -17,6 +17,7 @@ import requests
 import requests.adapters
 import urllib3.exceptions
 
+from hyperbuild.converter import pace
 from hyperbuild.converter.errors import AccessError, HyperbuildError, UnavailableError
 from hyperbuild.converter.partial import CancelledError
 
@@ -65,7 +66,9 @@ def set_up(session: requests.Session, ca: Path | None, *, verify: bool) -> None:
     session.headers["User-Agent"] = "hyperbuild"
     # Any other coding would change the bytes whose digest is declared.
     session.headers["Accept-Encoding"] = "identity"
-    session.mount("https://", _Adapter(ca, verify=verify))
+    adapter = _Adapter(ca, verify=verify)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, adapter)
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -83,6 +86,12 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **options)
+        pace.watch(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)
+        pace.watch(manager)
+        return manager
 
 
 def send(
@@ -230,6 +239,8 @@ def _what(error: BaseException) -> str:
         return "connection refused"
     if _is(error, urllib3.exceptions.ConnectTimeoutError):
         return "no connection within the time limit"
+    if _is(error, pace.SlowError):
+        return "its answer comes too slowly"
     if _is(error, urllib3.exceptions.TimeoutError, TimeoutError):
         return "no answer within the time limit"
     if _is(error, requests.TooManyRedirects):

@@ -10,6 +10,7 @@ import pytest
 
 from hyperbuild.converter.errors import ContentError, VerificationError
 from tests.converter.flat import Seen, flat
+from tests.support import tarball
 from tests.support.layers import TIME, E, d, f, h, layer, layout, s
 
 CREATED = 1_704_164_645
@@ -105,6 +106,36 @@ def test_writes_through_symlinks_stay_inside_the_root(tmp_path: Path) -> None:
 def test_symlink_loop_as_parent_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContentError, match="too many symbolic links"):
         flat(tmp_path, layer(s("a", "b"), s("b", "a"), f("a/file")))
+
+
+@pytest.mark.parametrize("count", [40, 41])
+def test_40_links_on_the_way_to_a_parent_and_not_one_more(tmp_path: Path, count: int) -> None:
+    links = [s(f"l{n}", f"l{n + 1}") for n in range(count)]
+    image = layer(d(f"l{count}"), *links, f("l0/file", "x"))
+    if count > 40:
+        with pytest.raises(ContentError, match="too many symbolic links"):
+            flat(tmp_path, image)
+    else:
+        assert flat(tmp_path, image)[f"l{count}/file"].content == b"x"
+
+
+def test_symlinks_are_open_to_all_whatever_the_archive_says(tmp_path: Path) -> None:
+    link = E("link", tarfile.SYMTYPE, link="//a/./b/../c", mode=0o600)
+    seen = flat(tmp_path, layer(link))["link"]
+    assert (seen.info.mode & 0o7777, seen.content) == (0o777, b"//a/./b/../c")
+
+
+def test_sockets_are_skipped(tmp_path: Path) -> None:
+    """That they are told of is in test_reuse.py."""
+    plug = tarball.member(tarball.Entry(b"plug", mode=0o140755))
+    assert set(flat(tmp_path, plug + layer(f("kept")))) == {"", "kept"}
+
+
+@pytest.mark.parametrize("kind", ["D", "M", "N", "V", "Z"])
+def test_types_that_no_runtime_unpacks_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    odd = tarball.member(tarball.Entry(b"odd", kind=kind.encode()))
+    with pytest.raises(ContentError, match=f"'odd' has the tar type '{kind}'"):
+        flat(tmp_path, odd + layer(f("x")))
 
 
 def test_the_last_of_duplicates_wins_and_the_first_leaves_no_bytes(tmp_path: Path) -> None:

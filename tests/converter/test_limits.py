@@ -197,6 +197,52 @@ def test_metadata(tmp_path: Path, hyperbuild_env: dict[str, str]) -> None:
     assert "--max-metadata" in message
 
 
+@pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive"])
+def test_documents(
+    tmp_path: Path, hyperbuild_env: dict[str, str], run_cli: RunCli, transport: str
+) -> None:
+    """Made by hand: skopeo refuses to copy such an image."""
+    config = {"Cmd": ["/x"], "Labels": {"long": "x" * (5 << 20)}}
+    image = layout(tmp_path / "image", layer(f("x", "x", mode=0o755)), config=config)
+    name = f"{transport}:{image}"
+    if transport != "oci":
+        name += ".tar"
+        with tarfile.open(f"{image}.tar", "w") as archive:
+            archive.add(image, ".")
+            if transport == "docker-archive":
+                _add_saved(archive, image)
+    message = refused(name, hyperbuild_env)
+    assert "larger than 4 MiB" in message
+    assert "--max-document" in message
+    arguments = ("convert", "--no-kernel", "--max-document=6M", name)
+    for where in (["-o", str(tmp_path / "good")], [], []):
+        done = run_cli(*arguments, *where)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "good/bundle.json").read_bytes())
+    assert found["config"] == config
+
+
+def _add_saved(archive: tarfile.TarFile, image: Path) -> None:
+    """Add what docker save would say of a layout's image, its blobs being there."""
+
+    def blob(entry: dict[str, str]) -> str:
+        return "blobs/" + entry["digest"].replace(":", "/")
+
+    (entry,) = json.loads((image / "index.json").read_bytes())["manifests"]
+    manifest = json.loads((image / blob(entry)).read_bytes())
+    layers = [blob(entry) for entry in manifest["layers"]]
+    saved = json.dumps([{"Config": blob(manifest["config"]), "Layers": layers}]).encode()
+    info = tarfile.TarInfo("manifest.json")
+    info.size = len(saved)
+    archive.addfile(info, io.BytesIO(saved))
+
+
+def test_documents_have_a_bound_that_no_option_lifts(run_cli: RunCli) -> None:
+    done = run_cli("convert", "--max-document=9M", "oci:nowhere")
+    assert done.returncode == 2
+    assert "not a size up to 8 MiB" in done.stderr
+
+
 @pytest.mark.parametrize("size", ["x", "-1", "0", "12Q", "1.5G", "99999999999999T"])
 def test_sizes_that_are_none(run_cli: RunCli, size: str) -> None:
     done = run_cli("convert", "--max-file", size, "oci:nowhere")

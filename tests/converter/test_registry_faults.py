@@ -17,10 +17,12 @@ from hyperbuild.converter.errors import (
     UnavailableError,
     VerificationError,
 )
+from hyperbuild.converter.limits import LimitError, Limits
 from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.store import Store
+from tests.converter.conftest import AMD64
 from tests.converter.pulls import big, blobs, flip, is_blob, leftovers, stored_layers, with_settings
 
 # What goes wrong on the way
@@ -288,6 +290,23 @@ def test_answers_that_are_no_manifest(puller, proxy, body, media_type, kind, mes
     with pytest.raises(kind, match=message) as caught:
         puller.resolve(f"{proxy.host}/test/small")
     assert "\n" not in str(caught.value)
+
+
+def test_a_long_manifest_is_read_if_that_is_allowed(puller, proxy):
+    def fault(seen, answer):
+        if "/manifests/" in seen.path:
+            answer.body += b" " * oci.DOCUMENT_LIMIT
+            answer.headers = {"Content-Type": oci.OCI_MANIFEST}
+
+    proxy.fault = fault
+    reference = parse_reference(f"{proxy.host}/test/small")
+    with pytest.raises(LimitError, match="--max-document"):
+        puller.resolve(str(reference))
+    limits = Limits(document=oci.DOCUMENT_LIMIT + 4096)
+    with open_source(
+        reference, store=puller.store, settings=puller.settings, limits=limits
+    ) as source:
+        assert len(source.resolve(AMD64, QUIET).layers) == 2
 
 
 def test_a_manifest_that_does_not_say_its_type(puller, proxy, registry):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
-from dataclasses import replace
+from contextlib import closing
 
 import pytest
 
 from hyperbuild.converter.errors import AccessError, UnavailableError
+from hyperbuild.converter.registry import Registry, endpoints
 from hyperbuild.converter.settings import Host
+from hyperbuild.converter.transfer import Patience
 from tests.converter.pulls import big, blobs, with_settings
 from tests.converter.test_registry import TokenServer, authfile
 from tests.support.registry import serve_proxy
@@ -121,13 +124,42 @@ def test_a_token_that_never_suffices_is_asked_for_once_more_at_most(puller, prox
     assert len(tokens.asked) <= 2
 
 
-def test_a_registry_that_trickles_headers_is_left(puller, proxy):
-    """The connection stays, and nothing that was asked for comes."""
+@pytest.mark.parametrize("what", ["manifests", "blobs"])
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_registry_that_trickles_is_left(puller, proxy, what, part):
+    """Each byte comes in time; all of them would take hours."""
 
     def fault(seen, answer):
-        answer.delay = 3.0
+        if f"/{what}/" in seen.path:
+            setattr(answer, f"trickle_{part}", 0.05)
 
     proxy.fault = fault
-    hasty = replace(puller, settings=replace(puller.settings, read_timeout=0.2, attempts=2))
-    with pytest.raises(UnavailableError, match="no answer within the time limit"):
-        hasty.resolve(f"{proxy.host}/test/small")
+    hasty = with_settings(puller, read_timeout=0.4, attempts=2)
+    with pytest.raises(UnavailableError, match="its answer comes too slowly"):
+        hasty.layers(f"{proxy.host}/test/small")
+    assert len(proxy.asked(f"/{what}/")) <= 4
+
+
+def test_a_token_server_that_trickles_is_left(puller, proxy):
+    tokens = TokenServer(proxy.host)
+
+    def fault(seen, answer):
+        tokens(seen, answer)
+        if seen.path.startswith("/token"):
+            answer.trickle_body = 0.05
+
+    proxy.fault = fault
+    with pytest.raises(UnavailableError, match="its answer comes too slowly"):
+        with_settings(puller, read_timeout=0.4).resolve(f"{proxy.host}/test/small")
+
+
+def test_a_slow_reader_is_not_the_servers_fault(puller, registry, small):
+    hasty = with_settings(puller, read_timeout=0.1, attempts=1)
+    layer = hasty.resolve(f"{registry}/test/small").manifest.layers[1]
+    (endpoint,) = endpoints(registry, "test/small", Patience(hasty.settings))
+    content = b""
+    with closing(Registry(endpoint)) as client:
+        for piece in client.blob(layer):
+            content += piece
+            time.sleep(0.1)
+    assert content == blobs(small)[1]

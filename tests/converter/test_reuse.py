@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hyperbuild.converter import reuse
 from hyperbuild.converter.convert import FORMATS, Rootfs, convert
 from hyperbuild.converter.errors import ContentError, VerificationError
 from hyperbuild.converter.files import Identity
 from hyperbuild.converter.layer_cache import LayerCache
 from hyperbuild.converter.limits import LimitError, Limits
+from hyperbuild.converter.oci import Descriptor
 from hyperbuild.converter.progress import QUIET
+from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.sealed import Sealed
+from hyperbuild.converter.settings import RegistrySettings
+from hyperbuild.converter.source import open_source
+from hyperbuild.converter.store import Store
+from hyperbuild.converter.stream import verify_blob
 from tests.converter.test_model import images
-from tests.support.layers import E, d, digest, f, h, layer, s
-from tests.support.memory import LIMITS, MemorySource, image_of
+from tests.support.layers import E, d, digest, f, h, layer, layout, s
+from tests.support.memory import AMD64, LIMITS, MemorySource, image_of
 from tests.support.tarball import Entry, member
 
 BASE = layer(
@@ -72,7 +80,7 @@ class Desk:
             os.close(fd)
             self.opened = source.opened
         if cached:
-            for loan in rootfs.flat.loans():
+            for loan in rootfs.flat.loans:
                 self.cache.lend(loan, Identity.of(path, str(path)))
         content = path.read_bytes()
         assert rootfs.digest == digest(content)
@@ -213,3 +221,34 @@ def test_the_blob_of_a_cached_layer_is_verified_where_nobody_has(desk: Desk) -> 
     source._blobs[digest(BASE)] = BASE.replace(b"aaaa", b"aaab", 1)
     with pytest.raises(VerificationError, match="has the digest"):
         desk.convert(BASE, source=source)
+
+
+def test_a_blob_is_read_again_only_if_its_file_was_touched(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = parse_reference(f"oci:{layout(tmp_path / 'image', BASE, TOP)}")
+    checked: list[str] = []
+
+    def look(raw: object, layer: Descriptor, where: str) -> None:
+        checked.append(layer.digest)
+        verify_blob(raw, layer, where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reuse, "verify_blob", look)
+
+    def verified() -> tuple[list[str], list[str]]:
+        checked.clear()
+        store = Store(tmp_path / "store")
+        with open_source(reference, store=store, settings=RegistrySettings()) as source:
+            image = source.resolve(AMD64, QUIET)
+            with reuse.BlobChecks(image, source, QUIET, desk.cache) as checks:
+                for layer in image.layers:
+                    checks.check(layer)
+            return sorted(checked), sorted(layer.digest for layer, _ in image.layers)
+
+    time.sleep(1.1)  # what was changed in the second before is not trusted
+    seen, both = verified()
+    assert seen == both
+    assert verified()[0] == []
+    (tmp_path / "image/blobs" / both[0].replace(":", "/")).touch()
+    assert verified()[0] == both[:1]
+    assert verified()[0] == both[:1]

@@ -90,7 +90,7 @@ def test_zstd_windows_are_not_allocated_because_a_header_says_so() -> None:
     compressor = zstandard.ZstdCompressor(compression_params=parameters)
     packer = compressor.compressobj()
     blob = packer.compress(b"x" * 1000) + packer.flush()
-    with pytest.raises(ContentError, match="does not decompress"):
+    with pytest.raises(ContentError, match="needs a zstd window of more than 64 MiB"):
         read(blob, b"x" * 1000)
 
 

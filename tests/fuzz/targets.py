@@ -267,6 +267,25 @@ _DOCUMENTS = (
     _OS | {"rootfs": {"diff_ids": [_HEX]}, "config": {"Cmd": ["a"]}, "history": [{}]},
 )
 
+_PROCESS = {
+    "args": ["/bin/a", "b"], "entrypoint": ["/bin/a"], "env": ["A=b"], "cwd": "/", "home": "/root",
+    "user": {"uid": 1, "gid": 2, "groups": [3]}, "stopSignal": {"name": "SIGTERM", "number": 15},
+    "healthcheck": {"Test": ["NONE"]}, "exposedPorts": ["80/tcp"], "volumes": ["/v"],
+    "labels": {"a": "b"}, "findings": [{"name": "user", "text": "none", "status": 125}],
+}  # fmt: skip
+_BUNDLE = {
+    "schemaVersion": 2,
+    "image": {
+        "reference": "a:b", "manifestDigest": _HEX, "configDigest": _HEX, "platform": "linux/amd64",
+    },
+    "config": {"Cmd": ["a"]},
+    "process": _PROCESS,
+    "rootfs": {"format": "erofs", "size": 1, "digest": _HEX, "diffIds": [_HEX]},
+    "kernel": {"version": "6", "digest": _HEX, "configDigest": _HEX, "options": ["CONFIG_SMP"]},
+    "initramfs": {"digest": _HEX},
+    "commandLine": ["quiet"],
+}  # fmt: skip
+
 #: Seeds for the targets that take their input as choices.
 _CHOICES = tuple(random.Random(seed).randbytes(300) for seed in range(8))
 
@@ -316,7 +335,10 @@ TARGETS = {
         _reference, (b"nginx", b"docker://h:5/a/b:t@" + _HEX.encode(), b"oci:d:t", b"oci-archive:f")
     ),
     "documents": Target(_documents, tuple(json.dumps(x).encode() for x in _DOCUMENTS)),
-    "bundle": Target(_bundle, (b'{"schemaVersion": 2, "image": {"reference": "\\ud800"}}',)),
+    "bundle": Target(
+        _bundle,
+        (json.dumps(_BUNDLE).encode(), b'{"schemaVersion": 2, "image": {"reference": "\\ud800"}}'),
+    ),
     "channel": Target(
         _channel,
         (

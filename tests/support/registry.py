@@ -148,6 +148,9 @@ class Answer:
     delay: float = 0.0
     #: Close the connection with a reset before any byte.
     reset: bool = False
+    #: Send a header that never ends, or the body, a byte at a time: pauses between, in seconds.
+    trickle_head: float = 0.0
+    trickle_body: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +244,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         if answer.cut_after is not None or not answer.headers["Content-Length"]:
             self.close_connection = True
+        if answer.trickle_head:
+            self.flush_headers()
+            self._trickle(b"X-Endless: " + b"x" * 10_000, answer.trickle_head)
         self.end_headers()
-        self.wfile.write(answer.body[: answer.cut_after])
+        if answer.trickle_body:
+            self._trickle(answer.body, answer.trickle_body)
+        else:
+            self.wfile.write(answer.body[: answer.cut_after])
+
+    def _trickle(self, content: bytes, pause: float) -> None:
+        for at in range(len(content)):
+            self.wfile.write(content[at : at + 1])
+            time.sleep(pause)
 
     def log_message(self, *args: object) -> None:
         pass
