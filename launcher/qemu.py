@@ -25,6 +25,11 @@ BINARY = "qemu-system-x86_64"
 _PCI = ("pci", "CONFIG_VIRTIO_PCI")
 _MMIO = ("device", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")
 
+#: The emulator keeps what it translated in a quarter of the guest's memory, and in no less than
+#: this many MiB: with fewer it translates the same code over and over.
+_TRANSLATED_PART = 4
+_LEAST_TRANSLATED = 16
+
 _GIB = 1 << 30
 
 #: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
@@ -61,6 +66,7 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
     pmem = [disk for disk in machine.disks if disk.pmem]
     bus, option = _PCI if pmem else _MMIO
     need_option(machine.kernel_options, option, "the machine's bus")
+    queued = _queued(machine.accel, bus)
     argv = [
         program,
         *("-nodefaults", "-no-user-config", "-no-reboot"),
@@ -73,13 +79,14 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initrd)),
         *("-append", " ".join((*_layout_words(machine.memory, pmem), *machine.command_line))),
-        *_serial(wires, bus),
+        *_serial(wires, queued),
+        *_reporting(machine.kernel_options, bus),
     ]
     addresses = iter(pmem_addresses(machine.memory, pmem))
     for index, disk in enumerate(machine.disks):
-        argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, bus)
+        argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, queued)
     if machine.nic:
-        argv += _network(machine.nic, bus)
+        argv += _network(machine.nic, queued)
     return argv
 
 
@@ -115,9 +122,12 @@ def explain(stderr: str, machine: Machine) -> HyperbuildError | None:
 
 
 def _acceleration(machine: Machine) -> list[str]:
+    if machine.accel is Accel.KVM:
+        return ["-accel", "kvm"]
+    translated = max(machine.memory // _TRANSLATED_PART, _LEAST_TRANSLATED)
     # One virtual nanosecond for each instruction, and none slept away: counts repeat exactly.
     counting = ("-icount", "shift=0,sleep=off") if machine.counting else ()
-    return ["-accel", machine.accel, *counting]
+    return ["-accel", f"tcg,tb-size={translated}", *counting]
 
 
 def _round_up(size: int) -> int:
@@ -128,13 +138,18 @@ def _processor(accel: Accel, pci: bool) -> list[str]:
     """Choose the CPU and what emulation alone gains from.
 
     An emulator runs "fast" string instructions byte by byte, and kernel and libc choose them by
-    erms and fsrm. Its virtqueues are served sooner by the CPU's thread than by another one. qboot
-    is all the firmware that a PVH kernel needs; SeaBIOS looks for disks and screens.
+    erms and fsrm. qboot is all the firmware that a PVH kernel needs; SeaBIOS looks for disks and
+    screens.
     """
     if accel is Accel.KVM:
         return ["-cpu", "host"]
     argv = ["-cpu", "max,erms=off,fsrm=off"]
-    return [*argv, "-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"] if pci else argv
+    return [*argv, "-bios", "qboot.rom"] if pci else argv
+
+
+def _queued(accel: Accel, bus: str) -> str:
+    # An emulator's virtqueues are served sooner by the CPU's thread than by another one.
+    return f"{bus},ioeventfd=off" if accel is Accel.TCG and bus == "pci" else bus
 
 
 def _cpus(count: int) -> str:
@@ -179,6 +194,13 @@ def _serial(wires: Wires, bus: str) -> list[str]:
     ]
 
 
+def _reporting(known: tuple[str, ...] | None, bus: str) -> list[str]:
+    # A balloon that nobody inflates: the guest tells of free pages, and the host takes them back.
+    if known is not None and "CONFIG_PAGE_REPORTING" not in known:
+        return []
+    return ["-device", f"virtio-balloon-{bus},free-page-reporting=on"]
+
+
 def _pmem(disk: Disk, index: int, address: int) -> list[str]:
     backend = f"memory-backend-file,id=pmem{index},size={disk.size},share=on"
     if disk.read_only:
@@ -213,7 +235,7 @@ def _network(nic: Nic, bus: str) -> list[str]:
             for port in nic.forwards
         )
     )
-    no_rom = ",romfile=" if bus == "pci" else ""
+    no_rom = ",romfile=" if bus.startswith("pci") else ""
     return [
         *("-netdev", netdev),
         *("-device", f"virtio-net-{bus},netdev=net0{no_rom}"),

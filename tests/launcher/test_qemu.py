@@ -48,9 +48,9 @@ def test_a_dax_machine_exactly() -> None:
         "-no-reboot",
         *("-display", "none"),
         *("-machine", "pc,nvdimm=on,usb=off,vmport=off,hpet=off"),
-        *("-accel", "tcg"),
+        *("-accel", "tcg,tb-size=64"),
         *("-cpu", "max,erms=off,fsrm=off"),
-        *("-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"),
+        *("-bios", "qboot.rom"),
         *("-smp", "1,sockets=1,cores=1,threads=1"),
         *("-m", "256M,slots=1,maxmem=1280M"),
         *("-kernel", "/b,c/vmlinux"),
@@ -61,11 +61,12 @@ def test_a_dax_machine_exactly() -> None:
         "nolapic_timer tsc_early_khz=2600000",
         *("-chardev", "socket,id=console,fd=5"),
         *("-serial", "chardev:console"),
-        *("-device", "virtio-serial-pci,id=serial,max_ports=3"),
+        *("-device", "virtio-serial-pci,ioeventfd=off,id=serial,max_ports=3"),
         *("-chardev", "socket,id=control,fd=6"),
         *("-device", "virtserialport,bus=serial.0,nr=1,chardev=control,name=sh.hyper.channel.0"),
         *("-chardev", "socket,id=stream,fd=7"),
         *("-device", "virtserialport,bus=serial.0,nr=2,chardev=stream,name=sh.hyper.channel.1"),
+        *("-device", "virtio-balloon-pci,free-page-reporting=on"),
         "-object",
         "memory-backend-file,id=pmem0,size=4194304,share=on,readonly=on,"
         "mem-path=/b,,c/rootfs.erofs",
@@ -73,14 +74,14 @@ def test_a_dax_machine_exactly() -> None:
         "-netdev",
         "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,"
         "hostfwd=tcp:0.0.0.0:8080-10.0.2.15:80,hostfwd=udp:127.0.0.1:53-10.0.2.15:5353",
-        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-device", "virtio-net-pci,ioeventfd=off,netdev=net0,romfile="),
     ]
 
 
 def test_a_block_machine_exactly() -> None:
     built = argv(machine(dax=False, network=False, cpus=2, memory=512))
     assert built[5:15] == [
-        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg"),
+        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg,tb-size=128"),
         *("-cpu", "max,erms=off,fsrm=off"),
         *("-smp", "2,sockets=2,cores=1,threads=1", "-m"),
     ]
@@ -95,7 +96,7 @@ def test_a_block_machine_exactly() -> None:
 def test_counting_makes_instructions_the_clock() -> None:
     built = argv(machine(counting=True))
     assert built[built.index("-accel") : built.index("-cpu")] == [
-        *("-accel", "tcg", "-icount", "shift=0,sleep=off"),
+        *("-accel", "tcg,tb-size=64", "-icount", "shift=0,sleep=off"),
     ]
 
 
@@ -113,7 +114,20 @@ def test_kvm_takes_the_host_cpu() -> None:
     assert built[built.index("-accel") + 1] == "kvm"
     assert built[built.index("-cpu") + 1] == "host"
     assert "-bios" not in built
-    assert "-global" not in built
+    assert not any("ioeventfd" in word for word in built)
+
+
+def test_small_guests_get_small_room_for_translated_code() -> None:
+    built = argv(machine(memory=48))
+    assert built[built.index("-accel") + 1] == "tcg,tb-size=16"
+
+
+def test_free_pages_are_reported_where_the_kernel_can() -> None:
+    balloon = "virtio-balloon-device,free-page-reporting=on"
+    bus = "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"
+    able = replace(machine(dax=False), kernel_options=(bus, "CONFIG_PAGE_REPORTING"))
+    assert balloon in argv(able)
+    assert balloon not in argv(replace(able, kernel_options=(bus,)))
 
 
 @pytest.mark.parametrize(
