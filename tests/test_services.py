@@ -1,4 +1,4 @@
-"""Real servers in VMs, spoken to by their own protocols, on DAX and on a block device."""
+"""Real servers in VMs, spoken to by their own protocols, by DAX, disk and small kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import HYPERBUILD
+from tests.conftest import HYPERBUILD, KernelOf
 from tests.support.images import image
 from tests.support.registry import free_port
 
@@ -135,17 +135,24 @@ def converse(process: subprocess.Popen[str], port: int, talk: Talk) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("rootfs", ["dax", "blk"])
+#: The smallest kernel needs the block device, and is enough for each of these.
+WAYS = {
+    "dax": ("--require-dax",),
+    "blk": ("--rootfs", "blk"),
+    "micro": ("--profile", "micro"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_real_server_answers_from_its_vm(
-    name: str, rootfs: str, kernel: Path, test_cache: Path, hyperbuild_env: dict[str, str]
+    name: str, way: str, kernel_of: KernelOf, test_cache: Path, hyperbuild_env: dict[str, str]
 ) -> None:
-    assert kernel.exists()
+    kernel_of("micro" if way == "micro" else "dax")
     guest_port, talk, options = SERVERS[name]
     port = free_port()
     source = f"oci:{image(name, test_cache)}"
-    dax = ["--require-dax"] if rootfs == "dax" else []
-    arguments = ["--rootfs", rootfs, *dax, *options, "-p", f"127.0.0.1:{port}:{guest_port}"]
+    arguments = [*WAYS[way], *options, "-p", f"127.0.0.1:{port}:{guest_port}"]
     with booted(hyperbuild_env, *arguments, source) as process:
         converse(process, port, talk)
         process.terminate()
