@@ -30,6 +30,10 @@ _MMIO = ("device", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")
 _TRANSLATED_PART = 4
 _LEAST_TRANSLATED = 16
 
+#: Up to this many MiB the guest's RAM is a memory file, which the host fills by small pages. What
+#: QEMU allocates otherwise comes in huge ones: faster by some percent, and larger by 8 to 10 MB.
+_TIGHT = 128
+
 _GIB = 1 << 30
 
 #: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
@@ -76,6 +80,7 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         *_processor(machine.accel, bool(pmem)),
         *("-smp", _cpus(machine.cpus)),
         *("-m", _memory(machine.memory, pmem)),
+        *_backing(machine.memory),
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initrd)),
         *("-append", " ".join((*_layout_words(machine.memory, pmem), *machine.command_line))),
@@ -170,6 +175,13 @@ def _memory(memory: int, pmem: Sequence[Disk]) -> str:
     # QEMU counts room for each slot's alignment itself.
     room = sum(_round_up(disk.size) for disk in pmem) >> 20
     return f"{memory}M,slots={len(pmem)},maxmem={memory + room}M"
+
+
+def _backing(memory: int) -> list[str]:
+    if memory > _TIGHT:
+        return []
+    backend = f"memory-backend-memfd,id=ram,size={memory}M"
+    return ["-object", backend, "-machine", "memory-backend=ram"]
 
 
 def _layout_words(memory: int, pmem: Sequence[Disk]) -> list[str]:

@@ -117,9 +117,16 @@ def test_kvm_takes_the_host_cpu() -> None:
     assert not any("ioeventfd" in word for word in built)
 
 
-def test_small_guests_get_small_room_for_translated_code() -> None:
+def test_small_guests_are_packed_tightly() -> None:
     built = argv(machine(memory=48))
     assert built[built.index("-accel") + 1] == "tcg,tb-size=16"
+    at = built.index("-m")
+    assert built[at : at + 6] == [
+        *("-m", "48M,slots=1,maxmem=1072M"),
+        *("-object", "memory-backend-memfd,id=ram,size=48M", "-machine", "memory-backend=ram"),
+    ]
+    assert "memory-backend=ram" in argv(machine(memory=128, dax=False))
+    assert "memory-backend=ram" not in argv(machine(memory=129))
 
 
 def test_free_pages_are_reported_where_the_kernel_can() -> None:
