@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ from tests.support.registry import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: How a VM gets its root file system and begins: options of `hyperbuild boot`. What is told to
-#: begin otherwise (restored from a template, say) is one more line here.
-MODES = {
-    "cold, DAX": ("--rootfs", "dax", "--require-dax"),
-    "cold, virtio-blk": ("--rootfs", "blk"),
+#: The kernel's profile, and how a VM gets its root file system and begins: options of `hyperbuild
+#: boot`. Another way to begin (restored from a template, say) is one more line here.
+MODES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cold, DAX": ("dax", ("--rootfs", "dax", "--require-dax")),
+    "cold, virtio-blk": ("dax", ("--rootfs", "blk")),
+    "cold, virtio-blk, `micro`": ("micro", ("--rootfs", "blk")),
 }
 
 #: Seconds between two looks, in how many looks all must be still, and for how long that is awaited.
@@ -76,20 +78,14 @@ def main() -> None:
     head = ("nginx", "VMs", "QEMU each, MB", "`hyperbuild boot` each, MB", "one more, MB")
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
-        bundle = Path(work) / "bundle"
-        argv: list[str | Path] = [
-            HYPERBUILD,
-            "-q",
-            "convert",
-            f"oci:{image('nginx')}:latest",
-            "-o",
-            bundle,
-        ]
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-        for memory in options.memory.split(","):
-            for mode in options.modes.split(";"):
-                found = measure(bundle, counts, ("-m", memory, *MODES[mode]))
-                rows += _rows(f"{mode}, `-m {memory}`", found)
+        source = f"oci:{image('nginx')}:latest"
+        for memory, mode in product(options.memory.split(","), options.modes.split(";")):
+            profile, words = MODES[mode]
+            bundle = Path(work) / profile
+            convert = (HYPERBUILD, "-q", "convert", "--profile", profile, source, "-o", bundle)
+            subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+            found = measure(bundle, counts, ("-m", memory, *words))
+            rows += _rows(f"{mode}, `-m {memory}`", found)
     print("\n## density\n\n" + table(head, rows))
     print(METHOD.strip().format(machine=machine(), still=_INTERVAL * _STILL_LOOKS))
 
