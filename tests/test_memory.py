@@ -75,7 +75,7 @@ def heard(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "options", [("--rootfs", "dax"), ("--rootfs", "blk"), ("--profile", "micro")]
+    "options", [("--rootfs", "dax"), ("--rootfs", "blk"), ("--profile", "micro")], ids=" ".join
 )
 def test_what_the_guest_frees_comes_back_to_the_host(
     options: tuple[str, ...], hog: str, hyperbuild_env: dict[str, str], kernel_of: KernelOf
