@@ -131,7 +131,7 @@ def boot_once(bundle: str, rootfs: str, start: str) -> dict[str, float]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_for_page(port, vm)
+            wait_for_page(port, vm)
             page = time.monotonic() - began
         finally:
             vm.terminate()
@@ -186,7 +186,8 @@ def _rows(kernels: dict[str, Path], probe: Path, rounds: int) -> list[list[str]]
     ]
 
 
-def _wait_for_page(port: int, vm: subprocess.Popen[bytes]) -> None:
+def wait_for_page(port: int, vm: subprocess.Popen[bytes]) -> None:
+    """Ask for the page of vm on port until it comes; RuntimeError if vm ends before."""
     while vm.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=_PATIENCE):

@@ -80,6 +80,7 @@ _PATCHES = (
     "known-tsc",
     "page-tables",
     "quiet-messages",
+    "short-queues",
     "struct-pages",
     "words-of-the-command-line",
 )

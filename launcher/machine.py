@@ -27,11 +27,15 @@ DAX_ALIGNMENT = 2 << 20
 #: The rate of the time stamp counter of a guest whose instructions are counted.
 COUNTING_KHZ = 1_000_000
 
-#: MiB that hold the kernel, hyperstart and a small application.
-_SMALLEST_MEMORY = 48
+#: MiB below which nothing boots; where kernels are linked to begin; what the kernel's own data,
+#: hyperstart and a small application take.
+_SMALLEST_MEMORY = 32
+_KERNEL_START = 16
+_ROOM = 8
 #: Bytes of a mapped file for each byte of RAM that the guest's kernel describes its pages with.
 _MAPPED_PER_BYTE = 4096 // 64
 _LARGEST_MEMORY = 512 << 10
+_MIB = 1 << 20
 _LARGEST_CPUS = 64
 
 
@@ -194,7 +198,7 @@ def build_machine(
         raise InputError("instructions are counted by emulation alone; use the accelerator tcg")
     known = files.bundle.kernel.options if files.bundle.kernel else None
     root = root_disk(files.rootfs, files.bundle.rootfs, options, known)
-    _check_fit(files.bundle, root, options)
+    _check_fit(files, root, options)
     return Machine(
         kernel=files.kernel,
         initrd=initrd,
@@ -247,8 +251,9 @@ def need_option(known: tuple[str, ...] | None, option: str, what: str) -> None:
         )
 
 
-def _check_fit(bundle: Bundle, root: Disk, options: MachineOptions) -> None:
+def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
     """Raise InputError where kernel, image and options do not go together."""
+    bundle = files.bundle
     known = bundle.kernel.options if bundle.kernel else None
     need_option(
         known, f"CONFIG_{bundle.rootfs.format.upper()}_FS", f"its rootfs.{bundle.rootfs.format}"
@@ -256,12 +261,23 @@ def _check_fit(bundle: Bundle, root: Disk, options: MachineOptions) -> None:
     if options.cpus > 1:
         need_option(known, "CONFIG_SMP", f"--cpus {options.cpus}")
     mapped = root.size // _MAPPED_PER_BYTE if root.pmem else 0
-    least = _SMALLEST_MEMORY + (mapped >> 20)
+    # While it is unpacked, the initramfs is there twice.
+    loaded = _size(files.kernel) + 2 * _size(files.initramfs)
+    least = _KERNEL_START + -(-(loaded + mapped) // _MIB) + _ROOM
     if options.memory < least:
+        unmapped = ", or read the image by --rootfs blk" if mapped >= _MIB else ""
         raise InputError(
-            f"memory of {options.memory} MiB is too small for an image of {root.size >> 20} MiB: "
-            f"give at least {least}M with -m, or read it by --rootfs blk"
+            f"memory of {options.memory} MiB is too small for a kernel of {loaded // _MIB} MiB and "
+            f"an image of {root.size // _MIB} MiB: give at least {least}M with -m{unmapped}"
         )
+
+
+def _size(path: Path | None) -> int:
+    """Return the size of a file in bytes, 0 if it is not there (whoever opens it will say so)."""
+    try:
+        return path.stat().st_size if path else 0
+    except OSError:
+        return 0
 
 
 def kernel_words(bundle: Bundle, accel: Accel, cpus: int, tsc_khz: int | None) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +25,9 @@ HYPERBUILD = Path(sysconfig.get_path("scripts")) / "hyperbuild"
 # How long an example takes is the machine's business.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+KernelOf = Callable[[str], Path]
 
 
 class RunCli(Protocol):
@@ -73,13 +78,25 @@ def run_cli(hyperbuild_env: dict[str, str]) -> RunCli:
 
 
 @pytest.fixture(scope="session")
-def kernel(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
-    """Give the HyperKernel's vmlinux, built if the cache has none."""
+def kernel_of(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> KernelOf:
+    """Give a function from a profile to its vmlinux, built if the cache has none (minutes)."""
     home = tmp_path_factory.mktemp("kernel")
     env = {**os.environ, **_environment(home, shared_cache)}
-    done = _hyperbuild("kernel", "build", env=env, cwd=home, timeout=1700)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.splitlines()[-1])
+
+    @cache
+    def build(profile: str) -> Path:
+        words = ("kernel", "build", "--profile", profile)
+        done = _hyperbuild(*words, env=env, cwd=home, timeout=1700)
+        assert done.returncode == 0, done.stderr
+        return Path(done.stdout.splitlines()[-1])
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def kernel(kernel_of: KernelOf) -> Path:
+    """Give the vmlinux of the default profile."""
+    return kernel_of("dax")
 
 
 @pytest.fixture(scope="session")

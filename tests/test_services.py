@@ -1,4 +1,4 @@
-"""Real servers in VMs, spoken to by their own protocols, on DAX and on a block device."""
+"""Real servers in VMs, spoken to by their own protocols, by DAX, disk and small kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import HYPERBUILD
+from tests.conftest import HYPERBUILD, KernelOf
 from tests.support.images import image
 from tests.support.registry import free_port
 
@@ -139,27 +139,41 @@ def converse(process: subprocess.Popen[str], port: int, talk: Talk) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("rootfs", ["dax", "blk"])
+#: The smallest kernel needs the block device, and is enough for each of these.
+WAYS = {
+    "dax": ("--require-dax",),
+    "blk": ("--rootfs", "blk"),
+    "micro": ("--profile", "micro"),
+}
+#: The ways in which a copy is spoken to as well, and the options that shape its template.
+COPIED: dict[str, tuple[str, ...]] = {"dax": (), "blk": ("--rootfs", "blk")}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_real_server_answers_from_its_vm_and_from_a_copy_of_it(
-    name: str, rootfs: str, kernel: Path, test_cache: Path, hyperbuild_env: dict[str, str]
+    name: str, way: str, kernel_of: KernelOf, test_cache: Path, hyperbuild_env: dict[str, str]
 ) -> None:
-    assert kernel.exists()
+    kernel_of("micro" if way == "micro" else "dax")
     guest_port, talk, options = SERVERS[name]
     source = f"oci:{image(name, test_cache)}"
-    shape = ["--rootfs", rootfs, *options]
-    dax = ["--require-dax"] if rootfs == "dax" else []
-    template = made_template(hyperbuild_env, *shape, source)
+    shape = [*WAYS[way], *options]
+    starts: list[list[str]] = [[]]
+    template = None
+    if way in COPIED:
+        template = made_template(hyperbuild_env, *COPIED[way], *options, source)
+        starts.append(["--require-warm"])
     try:
-        for start in ([], ["--require-warm"]):
+        for start in starts:
             port = free_port()
             forward = ["-p", f"127.0.0.1:{port}:{guest_port}"]
-            with booted(hyperbuild_env, *start, *shape, *dax, *forward, source) as process:
+            with booted(hyperbuild_env, *start, *shape, *forward, source) as process:
                 converse(process, port, talk)
                 process.terminate()
                 assert process.wait(60) == 143
     finally:
-        template.unlink()
+        if template:
+            template.unlink()
 
 
 def made_template(environment: dict[str, str], *args: str) -> Path:

@@ -319,7 +319,7 @@ def test_a_layer_that_is_missing_or_of_another_size(puller, layout):
 
 def test_a_document_declared_huge_is_not_read(puller, layout):
     layout.add({**layout.image(), "size": 1 << 40})
-    with pytest.raises(ContentError, match="larger than 4 MiB, .*--max-document"):
+    with pytest.raises(ContentError, match=r"larger than 4 MiB, .*--max-document"):
         puller.resolve(f"oci:{layout.path}")
 
 

@@ -27,6 +27,17 @@ from hyperbuild.kernel.toolchain import Make
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: What hyperstart and the launcher count on, whatever the profile.
+EVERYWHERE = ("CGROUPS", "MEMCG", "VIRTIO_BALLOON", "PAGE_REPORTING")
+#: What `full` is for, each by the option without which it is not there.
+ODD_WORKLOADS = (
+    *("EXT4_FS", "XFS_FS", "BTRFS_FS", "VFAT_FS", "EXFAT_FS", "SQUASHFS", "ISO9660_FS", "NFS_FS"),
+    *("OVERLAY_FS", "FUSE_FS", "IPV6", "NETFILTER", "NF_TABLES", "IP_NF_IPTABLES", "IP6_NF_NAT"),
+    *("IO_URING", "BPF_SYSCALL", "CGROUP_BPF", "USER_NS", "PID_NS", "NET_NS"),
+    *("BLK_CGROUP", "CFS_BANDWIDTH", "CPUSETS", "CGROUP_PIDS", "CGROUP_DEVICE", "CGROUP_FREEZER"),
+    *("CGROUP_CPUACCT", "CGROUP_HUGETLB", "CGROUP_PERF"),
+)
+
 OPTIONS = st.builds(
     Option,
     st.from_regex(r"CONFIG_[A-Z0-9_]{1,12}", fullmatch=True),
@@ -150,6 +161,8 @@ def test_linux_takes_every_request_and_knows_every_option(
     config = parse_config(configured.text)
     assert (config.get("CONFIG_FS_DAX") == "y") == (name != "micro")
     assert (config.get("CONFIG_NF_TABLES") == "y") == (name == "full")
+    wanted = EVERYWHERE + (ODD_WORKLOADS if name == "full" else ())
+    assert [option for option in wanted if config.get(f"CONFIG_{option}") != "y"] == []
 
 
 def test_full_has_whatever_the_others_turn_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"memory": 16}, "16 MiB: give 48M to 512G"),
-        ({"memory": 1 << 20}, "give 48M"),
+        ({"memory": 16}, "16 MiB: give 32M to 512G"),
+        ({"memory": 1 << 20}, "give 32M"),
         ({"cpus": 0}, "0 CPUs"),
         ({"cpus": 65}, "65 CPUs"),
         ({"ports": (PortForward(1, 1),), "network": False}, "needs a network"),
@@ -134,7 +135,7 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
         ({"hostname": "x" * 65}, "host name"),
         ({"require_dax": True, "dax": False}, "contradicts"),
         ({"require_dax": True, "size": 4 * MIB + 4096}, "multiple of 2 MiB"),
-        ({"memory": 60, "size": 1024 * MIB}, "too small for an image of 1024 MiB: give .* 64M"),
+        ({"memory": 39, "size": 1024 * MIB}, "an image of 1024 MiB: give .* 40M .*--rootfs blk"),
         ({"counting": True, "cpus": 2}, "one CPU alone"),
         ({"counting": True, "accel": Accel.KVM}, "emulation alone"),
     ],
@@ -142,6 +143,33 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build(**options)
+
+
+@pytest.mark.parametrize(
+    ("dax", "least", "said"),
+    [
+        (True, 52, "at least 52M with -m, or read the image by --rootfs blk"),
+        (False, 48, "48M with -m$"),
+    ],
+)
+def test_memory_holds_kernel_initramfs_and_what_describes_the_image(
+    tmp_path: Path, dax: bool, least: int, said: str
+) -> None:
+    files = make_files(tmp_path, size=256 * MIB)
+    for name, size in (("vmlinux", 20 * MIB), ("initramfs.cpio", 2 * MIB)):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, size)
+
+    def fit(memory: int) -> Machine:
+        options = MachineOptions(memory=memory, dax=dax)
+        initrd = Path("/initrd")
+        return build_machine(files, options, IDENTITY, initrd=initrd, accel=Accel.TCG, tsc_khz=None)
+
+    assert fit(least).memory == least
+    with pytest.raises(
+        InputError, match=f"kernel of 24 MiB and an image of 256 MiB: give .*{said}"
+    ):
+        fit(least - 1)
 
 
 def test_one_host_port_serves_tcp_and_udp() -> None:

@@ -56,9 +56,9 @@ def test_a_dax_machine_exactly() -> None:
         "-no-reboot",
         *("-display", "none"),
         *("-machine", "pc,nvdimm=on,usb=off,vmport=off,hpet=off"),
-        *("-accel", "tcg"),
+        *("-accel", "tcg,tb-size=64"),
         *("-cpu", "max,erms=off,fsrm=off"),
-        *("-global", "virtio-pci.ioeventfd=off", "-bios", "qboot.rom"),
+        *("-bios", "qboot.rom"),
         *("-smp", "1,sockets=1,cores=1,threads=1"),
         *("-m", "256M,slots=1,maxmem=1280M"),
         *("-kernel", "/b,c/vmlinux"),
@@ -69,18 +69,19 @@ def test_a_dax_machine_exactly() -> None:
         "nolapic_timer tsc_early_khz=2600000",
         *("-chardev", "socket,id=console,fd=5"),
         *("-serial", "chardev:console"),
-        *("-device", "virtio-serial-pci,id=serial,max_ports=3"),
+        *("-device", "virtio-serial-pci,ioeventfd=off,id=serial,max_ports=3"),
         *("-chardev", "socket,id=control,fd=6"),
         *("-device", "virtserialport,bus=serial.0,nr=1,chardev=control,name=sh.hyper.channel.0"),
         *("-chardev", "socket,id=stream,fd=7"),
         *("-device", "virtserialport,bus=serial.0,nr=2,chardev=stream,name=sh.hyper.channel.1"),
+        *("-device", "virtio-balloon-pci,free-page-reporting=on"),
         "-object",
         "memory-backend-file,id=pmem0,size=4194304,share=on,readonly=on,"
         "mem-path=/b,,c/rootfs.erofs",
         *("-device", "nvdimm,id=nvdimm0,memdev=pmem0,addr=0x100000000,unarmed=on"),
         "-netdev",
         "user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3",
-        *("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03,romfile="),
+        *("-device", "virtio-net-pci,ioeventfd=off,netdev=net0,mac=52:54:00:01:02:03,romfile="),
         *("-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"),
     ]
 
@@ -88,7 +89,7 @@ def test_a_dax_machine_exactly() -> None:
 def test_a_block_machine_exactly() -> None:
     built = argv(machine(dax=False, network=False, cpus=2, memory=512))
     assert built[5:15] == [
-        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg"),
+        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg,tb-size=128"),
         *("-cpu", "max,erms=off,fsrm=off"),
         *("-smp", "2,sockets=2,cores=1,threads=1", "-m"),
     ]
@@ -103,7 +104,7 @@ def test_a_block_machine_exactly() -> None:
 def test_counting_makes_instructions_the_clock() -> None:
     built = argv(machine(counting=True))
     assert built[built.index("-accel") : built.index("-cpu")] == [
-        *("-accel", "tcg", "-icount", "shift=0,sleep=off"),
+        *("-accel", "tcg,tb-size=64", "-icount", "shift=0,sleep=off"),
     ]
 
 
@@ -121,7 +122,27 @@ def test_kvm_takes_the_host_cpu() -> None:
     assert built[built.index("-accel") + 1] == "kvm"
     assert built[built.index("-cpu") + 1] == "host"
     assert "-bios" not in built
-    assert "-global" not in built
+    assert not any("ioeventfd" in word for word in built)
+
+
+def test_small_guests_are_packed_tightly() -> None:
+    built = argv(machine(memory=48))
+    assert built[built.index("-accel") + 1] == "tcg,tb-size=16"
+    at = built.index("-m")
+    assert built[at : at + 6] == [
+        *("-m", "48M,slots=1,maxmem=1072M"),
+        *("-object", "memory-backend-memfd,id=ram,size=48M", "-machine", "memory-backend=ram"),
+    ]
+    assert "memory-backend=ram" in argv(machine(memory=128, dax=False))
+    assert "memory-backend=ram" not in argv(machine(memory=129))
+
+
+def test_free_pages_are_reported_where_the_kernel_can() -> None:
+    balloon = "virtio-balloon-device,free-page-reporting=on"
+    bus = "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"
+    able = replace(machine(dax=False), kernel_options=(bus, "CONFIG_PAGE_REPORTING"))
+    assert balloon in argv(able)
+    assert balloon not in argv(replace(able, kernel_options=(bus,)))
 
 
 @pytest.mark.parametrize(
@@ -174,15 +195,21 @@ def test_ram_in_a_file_is_the_machines_memory(dax: bool, restored: bool) -> None
     plain = machine(dax=dax)
     built = replace(plain, ram=Ram(Path("/ram,0"), restored), initrd=None)
     options = argv(built)
-    before = argv(plain)
     assert "-initrd" not in options
-    at = options.index("-machine") + 1
-    assert options[at] == before[at] + ",memory-backend=ram"
+    # What takes pages back would take them out of the file.
+    assert not any("balloon" in option for option in options)
+    assert any("balloon" in option for option in argv(plain))
     share = "off" if restored else "on"
-    backend = f"memory-backend-file,id=ram,size=256M,share={share},mem-path=/ram,,0"
-    rest = ["-object", backend, *(("-incoming", "defer") if restored else ())]
-    monitor = ["-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"]
-    assert options[-len(rest) - 4 :] == rest + monitor
+    at = options.index(f"memory-backend-file,id=ram,size=256M,share={share},mem-path=/ram,,0")
+    assert options[at - 1 : at + 3 : 2] == ["-object", "-machine"]
+    assert options[at + 2] == "memory-backend=ram"
+    assert ("-incoming" in options) is restored
+    assert options[-4:] == [
+        "-chardev",
+        "socket,id=monitor,fd=8",
+        "-mon",
+        "chardev=monitor,mode=control",
+    ]
 
 
 def requests(port: socket.socket) -> list[dict[str, Any]]:
