@@ -36,10 +36,11 @@ _STILL_CPU, _STILL_MEMORY = 0.05, 0.005
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 METHOD = """
-PSS is what /proc/PID/smaps_rollup says: a page that N processes map counts 1/N in each. VMs are
+PSS in MB, as /proc/PID/smaps_rollup says: a page that N processes map counts 1/N in each. VMs are
 started one after the other, each once the one before has answered with status 200; memory is read
 when none of them has computed and all have kept their memory for {still:.0f} s. "One more" is what
-each VM since the line above added, QEMU and `hyperbuild boot` together; TCG, one CPU each.
+each VM since the line above added, QEMU alone or with its `hyperbuild boot` ("`boot`"); TCG, one
+CPU each.
 Machine: {machine}.
 """
 
@@ -75,7 +76,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["HYPERBUILD_ACCEL"] = "tcg"
     counts = [int(text) for text in options.counts.split(",")]
-    head = ("nginx", "VMs", "QEMU each, MB", "`hyperbuild boot` each, MB", "one more, MB")
+    head = (
+        "nginx",
+        "VMs",
+        "QEMU each",
+        "`hyperbuild boot` each",
+        "one more QEMU",
+        "one more, both",
+    )
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="hyperbuild-bench-") as work:
         source = f"oci:{image('nginx')}:latest"
@@ -161,8 +169,12 @@ def _rows(title: str, found: Sequence[Memory]) -> list[list[str]]:
     before = Memory(0, 0, 0)
     for memory in found:
         each = (memory.hypervisors / memory.count, memory.commands / memory.count)
-        one_more = (memory.total - before.total) / (memory.count - before.count)
-        figures = [f"{figure / 1e6:.1f}" for figure in (*each, one_more)]
+        more = memory.count - before.count
+        one_more = (
+            (memory.hypervisors - before.hypervisors) / more,
+            (memory.total - before.total) / more,
+        )
+        figures = [f"{figure / 1e6:.1f}" for figure in (*each, *one_more)]
         rows.append([title, str(memory.count), *figures])
         before = memory
     return rows

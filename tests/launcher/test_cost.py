@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from hyperbuild.launcher.vm import Watch, run_vm
 
 if TYPE_CHECKING:
     from hyperbuild.launcher.located import BundleFiles
+    from tests.conftest import KernelOf
 
 pytestmark = pytest.mark.boot
 
@@ -53,6 +55,11 @@ def test_a_boot_stays_within_its_instructions(
     counts = [timeline.counted(name) for name in ("kernel", "initcalls", "init", "app_exec")]
     assert None not in counts
     assert counts == sorted(counts, key=lambda count: count or 0)
+
+
+def test_the_smallest_kernel_costs_least(busybox: BundleFiles, kernel_of: KernelOf) -> None:
+    micro = replace(busybox, kernel=kernel_of("micro"))
+    boot(micro, "insns=9.2M", dax=False)
 
 
 def test_a_boot_over_its_instructions_fails(busybox: BundleFiles) -> None:
