@@ -64,15 +64,16 @@ class Prepared:
     hold: Hold = Hold.NOWHERE
 
 
+#: Our ends of a VM's wires: console, control, stream, and the monitor of a machine that needs it.
+Ports = tuple[_socket.socket, _socket.socket, _socket.socket, _socket.socket | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A hypervisor, our ends of its wires, and what speaks over the last if that is needed."""
+    """A hypervisor, our ends of its wires, and what speaks over the last of them."""
 
     child: Child
-    console: _socket.socket
-    control: _socket.socket
-    stream: _socket.socket
-    monitor_port: _socket.socket | None
+    ports: Ports
     monitor: Monitor | None
 
 
@@ -201,4 +202,4 @@ def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterato
         # Only the hypervisor's own copies may hold the other ends open.
         for there in theirs:
             there.close()
-        yield Running(child, console, control, stream, port, monitor)
+        yield Running(child, (console, control, stream, port), monitor)

@@ -126,16 +126,7 @@ def _carry(
         from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
         from hyperbuild.launcher.session import Session, Wiring
 
-        wiring = Wiring(
-            vm.console,
-            vm.control,
-            vm.stream,
-            vm.monitor_port,
-            stdout=streams.stdout,
-            stderr=streams.stderr,
-            stdin=streams.stdin,
-            signals=signals,
-        )
+        wiring = Wiring(*vm.ports, streams.stdout, streams.stderr, streams.stdin, signals)
         listener = Listener(
             prepared.machine,
             vm.monitor,

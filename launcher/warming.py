@@ -75,16 +75,7 @@ def make_template(
             os.lseek(file.fd, size, os.SEEK_SET)
             with started(prepared, search_path, Timeline()) as vm:
                 catcher = _Catcher(vm.monitor, file.fd)
-                wiring = Wiring(
-                    vm.console,
-                    vm.control,
-                    vm.stream,
-                    vm.monitor_port,
-                    stdout=streams.stdout,
-                    stderr=streams.stderr,
-                    stdin=None,
-                    signals=signals,
-                )
+                wiring = Wiring(*vm.ports, streams.stdout, streams.stderr, None, signals)
                 session = Session(
                     vm.child, wiring, catcher, timeout=options.timeout, grace=options.grace
                 )
