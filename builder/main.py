@@ -60,7 +60,9 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failure
     except HyperbuildError as error:
-        return _fail(error, str(error), max(failure, error.exit_status), arguments)
+        # What the guest could not do has a status of its own where the status is the guest's.
+        status = max(failure, error.exit_status) if command == "boot" else failure
+        return _fail(error, str(error), status, arguments)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(error, f"{place}{error.strerror or error}", failure, arguments)

@@ -56,6 +56,7 @@ PLAIN = [
     ("nginx", "-i", "-", "--", "x"),
     ("--timeout", "1.5", "--rootfs=blk", "--require-dax", "nginx", "-m", "1G"),
     ("./bundle", "--report", "x.html", "--budget", "init=1s", "--accel", "tcg", "--pull=always"),
+    ("nginx", "--warm", "--require-warm", "--health-cmd", "test -e /ready"),
     ("nginx", "--profile", "micro", "--platform", "linux/386", "--kernel", "v", "--authfile=a"),
 ]
 NOT_PLAIN = [
