@@ -55,13 +55,13 @@ class Task:
     rootfs: str
     port: int
 
-    def command(self, *words: str) -> subprocess.Popen[str]:
-        """Start `hyperbuild boot` of words, its stdout a pipe."""
+    def command(self, *words: str, copy: bool = False) -> subprocess.Popen[str]:
+        """Start `hyperbuild boot` of words, or a copy that runs them; its stdout is a pipe."""
         options = ("--timeout", "120", "--rootfs", self.rootfs, "-p", f"127.0.0.1:{self.port}:80")
-        homes = {name: str(self.work / name) for name in _HOMES}
+        warm = ["--require-warm"] if copy else []
         return subprocess.Popen(
-            [HYPERBUILD, "boot", *options, self.bundle, *words],
-            env={**os.environ, **homes, "HYPERBUILD_ACCEL": "tcg"},
+            [HYPERBUILD, "boot", *warm, *options, self.bundle, *words],
+            env=_homes(self.work),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -85,11 +85,18 @@ def _ends(task: Task) -> None:
         _expect_status(vm.wait(_PATIENCE), 0)
 
 
-def _struck(number: signal.Signals, *, hypervisor: bool = False) -> Callable[[Task], None]:
+def _copy_ends(task: Task) -> None:
+    with task.command("true", copy=True) as vm:
+        _expect_status(vm.wait(_PATIENCE), 0)
+
+
+def _struck(
+    number: signal.Signals, *, hypervisor: bool = False, copy: bool = False
+) -> Callable[[Task], None]:
     """Return what sends a signal to the command or its hypervisor once the application runs."""
 
     def way(task: Task) -> None:
-        with task.command("sh", "-c", "echo up; exec sleep 1000") as vm:
+        with task.command("sh", "-c", "echo up; exec sleep 1000", copy=copy) as vm:
             if vm.stdout is None or vm.stdout.readline() != "up\n":
                 raise RuntimeError("the VM did not come up")
             children = Path(f"/proc/{vm.pid}/task/{vm.pid}/children").read_text()
@@ -127,6 +134,9 @@ WAYS: dict[str, Callable[[Task], None]] = {
     "SIGKILL": _struck(signal.SIGKILL),
     "SIGKILL of the hypervisor": _struck(signal.SIGKILL, hypervisor=True),
     "SIGKILL at any moment": _killed_at_any_moment,
+    "a copy ends by itself": _copy_ends,
+    "SIGKILL of a copy": _struck(signal.SIGKILL, copy=True),
+    "SIGKILL of a copy's hypervisor": _struck(signal.SIGKILL, hypervisor=True, copy=True),
     "ends inside this process": _ends_inside,
     "fails inside this process": _fails_inside,
     "times out inside this process": _times_out_inside,
@@ -182,7 +192,23 @@ def _prepare(work: Path) -> Path:
     argv: list[str | Path] = [HYPERBUILD, "-q", "convert", f"oci:{image('busybox')}:latest"]
     environment = {**os.environ, "XDG_DATA_HOME": str(work / "XDG_DATA_HOME")}
     subprocess.run([*argv, "-o", bundle], check=True, stdout=subprocess.DEVNULL, env=environment)
+    for rootfs in ("dax", "blk"):
+        subprocess.run(
+            [HYPERBUILD, "-q", "warm", "--rootfs", rootfs, bundle],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=_homes(work),
+        )
     return bundle
+
+
+def _homes(work: Path) -> dict[str, str]:
+    """Return an environment whose every place to write is under work."""
+    return {
+        **os.environ,
+        **{name: str(work / name) for name in _HOMES},
+        "HYPERBUILD_ACCEL": "tcg",
+    }
 
 
 def _expect_status(status: int, expected: int) -> None:
