@@ -94,7 +94,6 @@ BOOT_OPTIONS = (
     BootOption(
         "timeout", ("--timeout",), "Stop the guest after S seconds, with status 124.", seconds,
         metavar="S",
-        shapes=True,
     ),
     BootOption(
         "rootfs_as", ("--rootfs",),

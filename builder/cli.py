@@ -181,6 +181,10 @@ def boot(context: Context, /, **options: Any) -> int:
     "--when", type=click.Choice(["exec", "listening", "healthy"]), default="exec",
     show_default=True, help="Save it before its application starts, or once it listens or is well.",
 )  # fmt: skip
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True,
+    metavar="S", help="Give up after S seconds.",
+)  # fmt: skip
 @warm_options
 @_pass_context
 def warm(context: Context, /, when: str, **options: Any) -> None:

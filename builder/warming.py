@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.context import Context
 
-#: Seconds that a VM has to get there if nothing is said of it.
-_PATIENCE = 300.0
-
 
 def warm_image(context: Context, when: str, **given: Any) -> Path:
     """Make the template that stands still at when, and return its path.
@@ -27,7 +24,7 @@ def warm_image(context: Context, when: str, **given: Any) -> Path:
     The application's output goes to stderr.
     """
     defaults = {option.field: option.default for option in BOOT_OPTIONS}
-    options = BootOptions(**{**defaults, "timeout": _PATIENCE, **given})
+    options = BootOptions(**{**defaults, **given})
     machine = machine_options(context, options)
     files = find_files(context, options)
     # Whatever was not used for a month goes.
