@@ -4,6 +4,7 @@ RAM (as large as the guest's) | state of the devices | JSON document | trailer
 
 The document names the key (what the user asked for, word for word) and what the template was made
 with, each by a name that an error can use. The trailer, last in the file, is what a cut file lacks.
+Sums of state and document find what a disk has lost of them; those of the RAM would take too long.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperbuild.converter.files import write_all
 from hyperbuild.launcher.driver import Wires
 from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.machine import Hold, Ram
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import Machine, MachineOptions
 
-_TRAILER = struct.Struct("<16sQ")
+_TRAILER = struct.Struct("<16sQQ")
 _MAGIC = b"hyperbuild warm1"
 _DOCUMENT_LIMIT = 4 << 20
 
@@ -99,7 +101,7 @@ def seal(fd: int, ram: int, key: bytes, made_with: Mapping[str, str]) -> None:
         "crc32": zlib.crc32(state),
     }
     raw = json.dumps(document).encode()
-    os.write(fd, raw + _TRAILER.pack(_MAGIC, len(raw)))
+    write_all(fd, raw + _TRAILER.pack(_MAGIC, len(raw), zlib.crc32(raw)))
 
 
 def ingredients(
@@ -162,10 +164,15 @@ def _check(fd: int, key: bytes, made_with: Mapping[str, str]) -> int:
 def _read_document(fd: int) -> dict[str, Any]:
     end = os.fstat(fd).st_size - _TRAILER.size
     raw = os.pread(fd, _TRAILER.size, max(end, 0))
-    magic, size = _TRAILER.unpack(raw) if len(raw) == _TRAILER.size else (b"", 0)
+    whole = len(raw) == _TRAILER.size
+    magic, size, sum_of_document = _TRAILER.unpack(raw) if whole else (b"", 0, 0)
     if magic != _MAGIC or size > min(end, _DOCUMENT_LIMIT):
         raise _refusal("the template is cut short, or of another hyperbuild")
-    document: dict[str, Any] = json.loads(os.pread(fd, size, end - size))
+    raw = os.pread(fd, size, end - size)
+    # Whoever wrote the trailer wrote a document before it, unless a disk has lost that.
+    if zlib.crc32(raw) != sum_of_document:
+        raise _refusal("the template is damaged")
+    document: dict[str, Any] = json.loads(raw)
     return document
 
 

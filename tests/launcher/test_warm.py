@@ -153,6 +153,13 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 100)
 
 
+def blank(path: Path) -> None:
+    """Lose a part of the document."""
+    with path.open("r+b") as file:
+        file.seek(-_TRAILER.size - 50, os.SEEK_END)
+        file.write(bytes(20))
+
+
 def flip(path: Path) -> None:
     """Change a byte of the state, which is followed by the document."""
     rewrite(path, lambda state: bytes([state[0] ^ 1]) + state[1:], honest=False)
@@ -171,7 +178,7 @@ def age(path: Path) -> None:
 def rewrite(path: Path, change: Callable[[bytes], bytes], *, honest: bool, **others: str) -> None:
     with path.open("r+b") as file:
         file.seek(-_TRAILER.size, os.SEEK_END)
-        magic, size = _TRAILER.unpack(file.read())
+        magic, size, _ = _TRAILER.unpack(file.read())
         file.seek(-_TRAILER.size - size, os.SEEK_END)
         document = json.loads(file.read(size))
         file.seek(document["ram"])
@@ -181,7 +188,7 @@ def rewrite(path: Path, change: Callable[[bytes], bytes], *, honest: bool, **oth
         document["made_with"].update(others)
         file.seek(document["ram"])
         raw = json.dumps(document).encode()
-        file.write(state + raw + _TRAILER.pack(magic, len(raw)))
+        file.write(state + raw + _TRAILER.pack(magic, len(raw), zlib.crc32(raw)))
         file.truncate()
 
 
@@ -191,6 +198,7 @@ def rewrite(path: Path, change: Callable[[bytes], bytes], *, honest: bool, **oth
         (Path.unlink, "there is no template of this image"),
         (cut, "cut short"),
         (flip, "damaged"),
+        (blank, "damaged"),
         (ruin, "could not be restored (QEMU"),
         (age, "made with another hypervisor and another CPU"),
     ],
