@@ -49,16 +49,8 @@ class Listener:
     def hear(self, message: Message, received: int) -> bytes:
         """Take one message; BudgetError or BootError if the VM has to end for what it tells."""
         if isinstance(message, Event):
-            self.timeline.mark_guest(message.name, message.nanoseconds, received)
-            if message.name == self.started_by and self.on_started:
-                self.on_started(self.timeline)
-            for budget in self.budgets:
-                budget.check(self.timeline)
-            if message.name == RENEWED:
-                self._publish()
-            elif message.name == RESUMED:
-                return encode_clock(time.time_ns())
-        elif isinstance(message, Exit):
+            return self._hear_event(message, received)
+        if isinstance(message, Exit):
             self.timeline.mark("exit", received)
         elif isinstance(message, Hello):
             counter = read_counter(message.facts, self.tsc_khz)
@@ -67,9 +59,20 @@ class Listener:
             if self.dax_wanted and message.facts.get("dax") != "1":
                 self._complain()
             # A copy has its address only once it is renewed.
-            if not (self.machine.ram and self.machine.ram.restored):
+            if not self._is_copy:
                 self._publish()
         return b""
+
+    def _hear_event(self, event: Event, received: int) -> bytes:
+        if not self.timeline.mark_guest(event.name, event.nanoseconds, received):
+            return b""
+        if event.name == self.started_by and self.on_started:
+            self.on_started(self.timeline)
+        for budget in self.budgets:
+            budget.check(self.timeline)
+        if self._is_copy and event.name == RENEWED:
+            self._publish()
+        return encode_clock(time.time_ns()) if self._is_copy and event.name == RESUMED else b""
 
     def hear_mark(self) -> None:
         """Take no notice: nobody waits for this VM to stand still."""
@@ -84,6 +87,10 @@ class Listener:
         """Raise BudgetError for a budget whose phase came too late or never."""
         for budget in self.budgets:
             budget.check_reached(self.timeline)
+
+    @property
+    def _is_copy(self) -> bool:
+        return self.machine.ram is not None and self.machine.ram.restored
 
     def _publish(self) -> None:
         """Open the ports now that somebody answers behind them: whoever came before is refused."""

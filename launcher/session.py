@@ -283,6 +283,8 @@ class Session:
     def _take(self, message: Message, received: int) -> None:
         self._alive = True
         if isinstance(message, Hello):
+            if self.outcome.facts is not None:
+                raise ContentError("guest: hyperstart says hello twice")
             self.outcome.facts = message.facts
         elif not isinstance(message, Event):
             if isinstance(message, Exit):

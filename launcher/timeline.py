@@ -31,6 +31,9 @@ STEPS = {
 #: What hyperstart calls the moments it tells of (docs/hyperstart.md), where steps have other names.
 _TOLD = {"exec": "app_exec"}
 
+#: Names that a guest, which is not trusted, can have noted.
+_MOST_TOLD = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -69,11 +72,18 @@ class Timeline:
         """Note a step of the host, by default of now."""
         self._host[name] = time.monotonic_ns() if nanoseconds is None else nanoseconds
 
-    def mark_guest(self, name: str, stamp: int, received: int) -> None:
-        """Note what the guest told: its CLOCK_BOOTTIME stamp and when the host learned of it."""
-        self._guest.setdefault(_TOLD.get(name, name), stamp)
+    def mark_guest(self, name: str, stamp: int, received: int) -> bool:
+        """Note what the guest told: its CLOCK_BOOTTIME stamp and when the host learned of it.
+
+        Return whether it is news: a guest may say the same, or new things, without an end.
+        """
+        step = _TOLD.get(name, name)
+        if step in self._guest or len(self._guest) == _MOST_TOLD:
+            return False
+        self._guest[step] = stamp
         zero = received - stamp
         self._guest_zero = zero if self._guest_zero is None else min(zero, self._guest_zero)
+        return True
 
     def count(self, counter: Counter) -> None:
         """Take the steps before hyperstart from counter."""

@@ -41,6 +41,8 @@ int main(void)
 		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\1", 12);
 	else if (!strcmp(what, "no-dax"))
 		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\2dax=0\n", 18);
+	else if (!strcmp(what, "hello-nonsense"))
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\2\0\0\0\1\0\0\0\4\0\0\0\2", 24);
 	else if (!strcmp(what, "complaint"))
 		puts("hyperstart: no ports, say");
 	else if (!strcmp(what, "panic"))

@@ -25,6 +25,15 @@ def named(timeline: Timeline) -> list[tuple[str, int]]:
     return [(step.name, step.nanoseconds) for step in timeline.steps()]
 
 
+def test_a_guest_that_never_stops_telling_is_heard_for_a_while() -> None:
+    timeline = Timeline()
+    assert timeline.mark_guest("exec", 1, 2)
+    assert not timeline.mark_guest("exec", 3, 4)
+    told = [timeline.mark_guest(f"step {number}", number, number) for number in range(1000)]
+    assert 10 < sum(told) < 100
+    assert len(timeline.steps()) == sum(told) + 1
+
+
 def test_the_guest_clock_is_placed_by_the_promptest_message() -> None:
     timeline = boot()
     assert named(timeline) == [
