@@ -256,7 +256,8 @@ static int mount_container(struct failure *why)
 
 int enter_root(int identity, struct failure *why)
 {
-	static const char *const files[] = {"hosts", "hostname", "machine-id", "resolv.conf"};
+	static const char *const files[] = {"hosts", "hostname", "resolv.conf"};
+	struct stat status;
 
 	/* From here on every path, symlinks of the image included, resolves inside it. */
 	if (chdir(MERGED) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 ||
@@ -270,5 +271,8 @@ int enter_root(int identity, struct failure *why)
 		if (bind_file(identity, files[i], why) != 0)
 			return -1;
 	}
+	/* No container runtime makes one, but an image that has one means a machine's own. */
+	if (lstat("/etc/machine-id", &status) == 0)
+		return bind_file(identity, "machine-id", why);
 	return 0;
 }

@@ -49,6 +49,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir(parents=True)
     flags = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Os", "-static", "-s")
     subprocess.run(["musl-gcc", *flags, "-o", root / "bin/probe", PROBE_SOURCE], check=True)
+    (root / "etc/machine-id").touch()
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
     (root / "etc/resolv.conf").symlink_to("/run/nowhere/resolv.conf")
     (root / "usr/bin/plain").write_text("not a program\n")

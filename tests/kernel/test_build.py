@@ -187,8 +187,10 @@ def test_a_damaged_kernel_in_the_cache_is_built_again(
     assert builds(tmp_path) == 2
 
 
+#: A shell that puts a job into the background has it ignore SIGINT, and so its children.
 BUILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from hyperbuild.converter.progress import QUIET
 from hyperbuild.kernel.build import build_kernel

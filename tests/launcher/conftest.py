@@ -53,6 +53,8 @@ def busybox(
         (root / "bin" / applet).symlink_to("busybox")
     (root / "bin/text").write_text("not a program")
     (root / "bin/text").chmod(0o644)
+    (root / "etc").mkdir()
+    (root / "etc/machine-id").touch()
     (root / "www").mkdir()
     (root / "www/index.html").write_text("<h1>It works</h1>")
     image = directory / "rootfs.erofs"
