@@ -59,7 +59,7 @@ class Listener:
             if self.dax_wanted and message.facts.get("dax") != "1":
                 self._complain()
             # A copy has its address only once it is renewed.
-            if not self._is_copy:
+            if not self.machine.is_restored:
                 self._publish()
         return b""
 
@@ -70,9 +70,11 @@ class Listener:
             self.on_started(self.timeline)
         for budget in self.budgets:
             budget.check(self.timeline)
-        if self._is_copy and event.name == RENEWED:
+        if self.machine.is_restored and event.name == RENEWED:
             self._publish()
-        return encode_clock(time.time_ns()) if self._is_copy and event.name == RESUMED else b""
+        if self.machine.is_restored and event.name == RESUMED:
+            return encode_clock(time.time_ns())
+        return b""
 
     def hear_mark(self) -> None:
         """Take no notice: nobody waits for this VM to stand still."""
@@ -87,10 +89,6 @@ class Listener:
         """Raise BudgetError for a budget whose phase came too late or never."""
         for budget in self.budgets:
             budget.check_reached(self.timeline)
-
-    @property
-    def _is_copy(self) -> bool:
-        return self.machine.ram is not None and self.machine.ram.restored
 
     def _publish(self) -> None:
         """Open the ports now that somebody answers behind them: whoever came before is refused."""

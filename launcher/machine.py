@@ -168,6 +168,11 @@ class Machine:
     ram: Ram | None = None
 
     @property
+    def is_restored(self) -> bool:
+        """Whether it goes on from a template, instead of booting."""
+        return self.ram is not None and self.ram.restored
+
+    @property
     def needs_monitor(self) -> bool:
         """Whether something is asked of the hypervisor while it runs."""
         return self.ram is not None or bool(self.nic and self.nic.forwards)

@@ -110,7 +110,7 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, queued)
     if machine.nic:
         argv += _network(machine.nic, queued)
-    if machine.ram and machine.ram.restored:
+    if machine.is_restored:
         argv += ["-incoming", "defer"]
     if wires.monitor is not None:
         argv += ["-chardev", f"socket,id=monitor,fd={wires.monitor}"]

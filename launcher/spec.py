@@ -146,7 +146,7 @@ def _net(machine: Machine) -> bytes:
     if nic is None:
         return b""
     # The interface of a restored VM is its template's; any other has its address from the start.
-    mac = f"mac {nic.mac}\n" if machine.ram and machine.ram.restored else ""
+    mac = f"mac {nic.mac}\n" if machine.is_restored else ""
     prefix = nic.network.partition("/")[2]
     return f"{mac}address {nic.address}/{prefix}\ngateway {nic.gateway}\n".encode()
 
