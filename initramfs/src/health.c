@@ -14,16 +14,6 @@
  * start not made slower. */
 enum { FIRST_LOOK = 50, SHARE_OF_WAIT = 8, MILLISECOND = 1000000 };
 
-static void arm(const struct health *health, uint64_t milliseconds)
-{
-	struct itimerspec when = {
-		.it_value = {.tv_sec = (time_t)(milliseconds / 1000),
-			     .tv_nsec = (long)(milliseconds % 1000) * MILLISECOND},
-	};
-
-	timerfd_settime(health->timer, 0, &when, NULL);
-}
-
 static void arm_next(const struct health *health)
 {
 	uint64_t wait = health->spec->health_times.interval;
@@ -34,7 +24,7 @@ static void arm_next(const struct health *health)
 		share = share < FIRST_LOOK ? FIRST_LOOK : share;
 		wait = share < wait ? share : wait;
 	}
-	arm(health, wait);
+	timer_arm(health->timer, wait);
 }
 
 int health_start(struct health *health, const struct spec *spec, uint64_t started)
@@ -79,7 +69,7 @@ void health_turn(struct health *health)
 		arm_next(health);
 		return;
 	}
-	arm(health, health->spec->health_times.timeout);
+	timer_arm(health->timer, health->spec->health_times.timeout);
 }
 
 /* Failures are counted at the image's own pace, and not while it says that it starts. */

@@ -76,24 +76,12 @@ static void bury(struct supervisor *self)
 	}
 }
 
-static void arm(int timer, uint32_t milliseconds)
-{
-	struct itimerspec when = {
-		.it_value = {.tv_sec = milliseconds / 1000,
-			     .tv_nsec = (long)(milliseconds % 1000) * 1000000},
-	};
-
-	if (milliseconds == 0)
-		when.it_value.tv_nsec = 1;
-	timerfd_settime(timer, 0, &when, NULL);
-}
-
 static void stop(struct supervisor *self, uint32_t grace)
 {
 	if (self->pid == 0)
 		return;
 	kill(self->pid, (int)self->spec->stop_signal);
-	arm(self->timer, grace);
+	timer_arm(self->timer, grace);
 }
 
 static void obey(struct supervisor *self, const struct message *message)
