@@ -8,9 +8,10 @@ a value from a variable) is left to click, which says everything there is to say
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,7 @@ def file(text: str) -> Path:
     return Path(text)
 
 
-@dataclass(frozen=True, slots=True)
-class BootOption:
+class BootOption(Record):
     """One option: ``field`` is its name in BootOptions, ``read`` makes its value of a text.
 
     A tuple as default takes several. ``variable`` is one of its own beside HYPERBUILD_BOOT_*.

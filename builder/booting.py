@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.locating import find_stored, is_finished, open_finished
 from hyperbuild.converter.errors import InputError
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.located import BundleFiles
 
 
-@dataclass(frozen=True, slots=True)
-class BootOptions:
+class BootOptions(Record):
     """The command's arguments and options, as the user wrote them."""
 
     image: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from hyperbuild.converter.errors import printable
 from hyperbuild.converter.progress import Task
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,8 +32,7 @@ class _Bar(Task):
         self._bar.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(Record):
     """Progress on stderr: bars on a terminal only, nothing but warnings when quiet."""
 
     quiet: bool

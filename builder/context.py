@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,7 @@ _UNUSED_KEPT = 30 * 86400
 _PROXIES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "no": "NO_PROXY"}
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Record):
     """What every command works with.
 
     ``cache`` holds what can be made again (kernels, initramfs), ``data`` the content store,
@@ -85,6 +84,8 @@ class Context:
             },
         )
         if transport == "docker-daemon":
+            from dataclasses import replace
+
             return replace(settings, docker_socket=docker_socket(self.environment))
         return settings
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.bundling import copy_file, lend, make_bundle
@@ -47,7 +46,7 @@ def export_bundle(directory: Path, order: Order, receipts: Sealed) -> Bundle:
                 order.check_again(rootfs.fileno())
         else:
             bundle = _write(directory, order)
-            written = [asdict(Identity.of(path, str(path))) for path in _content(directory)]
+            written = [Identity.of(path, str(path)).as_dict() for path in _content(directory)]
             receipts.write(receipt, {"files": written})
     return bundle
 

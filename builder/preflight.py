@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.libraries import missing_libraries
@@ -53,7 +52,7 @@ def check_start(process: Process, platform: Platform, rootfs: Rootfs, *, bootabl
     if bootable and platform.architecture not in _BOOTABLE:
         text = f"the image is for {platform}, and its VM is of {_BOOTABLE[0]}"
         found = iter([Finding("machine", text, _NOT_EXECUTABLE)])
-    return replace(process, findings=(*process.findings, *found))
+    return process.replace(findings=(*process.findings, *found))
 
 
 class _Check:

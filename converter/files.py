@@ -11,10 +11,10 @@ import fcntl
 import os
 import stat
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,7 @@ _COPIED = 1 << 20
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """What tells a file from any other and from itself after a change, as ``make`` and git do it.
 
     Every write moves its change time, which no program can set back.

@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class LayerCache:
     def note_sound(self, key: LayerKey, identity: Identity) -> None:
         """Note that a layer's blob was verified; identity is of before it was read."""
         if time.time_ns() - identity.ctime_ns > _RECENT_NS:
-            self._files.write(f"{key.name}.blob", asdict(identity))
+            self._files.write(f"{key.name}.blob", identity.as_dict())
 
     def donor(self, key: LayerKey) -> Donor | None:
         """Open the file that has a layer's data; None if there is none, or it was touched."""
@@ -142,7 +142,7 @@ class LayerCache:
             if len(known.sums) > len(loan.sums):
                 return
         name = f"{loan.key.name}.donor"
-        self._files.write(name, asdict(identity), loan.blocks, loan.sums)
+        self._files.write(name, identity.as_dict(), loan.blocks, loan.sums)
 
 
 def _numbers(content: memoryview) -> array[int]:

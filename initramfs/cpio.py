@@ -7,8 +7,9 @@ follow one another in an initramfs, each from a multiple of four bytes.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,8 +21,7 @@ ARCHIVE_ALIGNMENT = 512
 SPEC_DIRECTORY = "spec"
 
 
-@dataclass(frozen=True, slots=True)
-class CpioEntry:
+class CpioEntry(Record):
     """One file: name relative to the root, st_mode, content, device numbers; owned by root."""
 
     name: str

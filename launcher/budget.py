@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.timeline import STEPS
 
@@ -32,8 +32,7 @@ class BudgetError(BootError):
     """A step came later than its budget allows, or not at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Record):
     """``phase`` may come at most ``limit`` after the start: nanoseconds, or instructions."""
 
     phase: str

@@ -18,11 +18,11 @@ version 2 has findings, and no options of the kernel.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +48,7 @@ _ID_LIMIT = 2**32 - 1
 _STATUSES = (125, 126, 127)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Record):
     """Who the application runs as: numeric ids, supplementary groups without the primary one."""
 
     uid: int = 0
@@ -57,16 +56,14 @@ class User:
     groups: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Record):
     """A signal by name ("SIGTERM") and by its number on Linux x86."""
 
     name: str
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """What keeps the application from starting in a VM, seen when its image was converted.
 
     ``name`` is "command", "machine", "loader" or "library", which are about the command, or
@@ -78,8 +75,7 @@ class Finding:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Record):
     """The application, resolved for boot from the image's config and its own user database.
 
     ``args`` is Entrypoint followed by Cmd; ``entrypoint`` is that beginning of it which stays when
@@ -102,8 +98,7 @@ class Process:
     findings: tuple[Finding, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RootfsInfo:
+class RootfsInfo(Record):
     """The root file system: "erofs" or "ext4", size in bytes, digest, the layers it came from."""
 
     format: str
@@ -112,8 +107,7 @@ class RootfsInfo:
     diff_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class KernelInfo:
+class KernelInfo(Record):
     """The kernel: release ("6.1.192"), digest of vmlinux, digest of its .config.
 
     ``options`` are those of ``MACHINE_OPTIONS`` that it has; None if nobody knows.
@@ -125,8 +119,7 @@ class KernelInfo:
     options: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(Record):
     """The image a bundle was made from; platform is "os/architecture[/variant]"."""
 
     reference: str
@@ -135,8 +128,7 @@ class ImageInfo:
     platform: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Record):
     """Everything a VM is made of; files are named by digest. ``initramfs`` is a digest.
 
     ``command_line`` holds kernel words that this bundle needs beyond the machine's own.

@@ -8,10 +8,10 @@ holds more than one message.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,30 +36,26 @@ _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Record):
     """The guest is up; facts about it by name (``dax`` is "1" or "0", ``rootfs`` the format)."""
 
     facts: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """A step of the boot at nanoseconds of the guest's CLOCK_BOOTTIME."""
 
     name: str
     nanoseconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record):
     """The application ended with status 0 to 255 (128+N for death by signal N)."""
 
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Record):
     """The application could not be started: status 125, 126 or 127 and a line that says why."""
 
     status: int
@@ -69,8 +65,7 @@ class Failure:
 Message = Hello | Event | Exit | Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Record):
     """A piece of the application's output (STDOUT or STDERR), empty at its end; or the MARK."""
 
     sequence: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from _socket import socket
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.machine import Machine
 
 
-@dataclass(frozen=True, slots=True)
-class Wires:
+class Wires(Record):
     """Descriptors (stream sockets) that the child inherits: serial console and the two ports.
 
     ``monitor`` is the hypervisor's own control protocol, for a machine that needs one.

@@ -6,10 +6,10 @@ there; what is absent or zero takes docker's default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import ContentError
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,7 @@ _MILLISECOND = 1_000_000
 _LIMIT = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
+class HealthCheck(Record):
     """An argv, and in milliseconds when it is run; ``retries`` failures in a row count."""
 
     argv: tuple[str, ...]

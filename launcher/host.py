@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.machine import Accel
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -17,8 +17,7 @@ _KVM = Path("/dev/kvm")
 _CPUINFO_HEAD = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(Record):
     """The host's first CPU: feature flags as Linux names them, MHz as it shows them now."""
 
     flags: frozenset[str]

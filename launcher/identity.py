@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from hyperbuild.converter.records import Record
 
 _SEED_SIZE = 64
 #: The first address of a /24 that no service of the hypervisor's network has, and how many follow.
 _FIRST_ADDRESS, _ADDRESSES = 16, 239
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """Names and random bytes of one VM.
 
     ``machine_id`` is as in machine-id(5), ``mac`` six pairs of hexadecimal digits; ``host`` is the

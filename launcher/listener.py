@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.channel import Event, Exit, Hello, encode_clock
 from hyperbuild.launcher.console import diagnose
 from hyperbuild.launcher.errors import BootError, LaunchError
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 RESUMED, RENEWED, EXEC = "resumed", "renewed", "exec"
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Record):
     """Hears a guest's messages: fills the timeline, checks budgets and the proof of DAX.
 
     tsc_khz is the rate of the guest's time stamp counter, if it is known; started_by is the event

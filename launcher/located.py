@@ -6,11 +6,11 @@ DIR/bundle.json  DIR/rootfs.erofs (or rootfs.ext4)  DIR/vmlinux  DIR/initramfs.c
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.files import open_regular
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ INITRAMFS_NAME = "initramfs.cpio"
 _DOCUMENT_LIMIT = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFiles:
+class BundleFiles(Record):
     """A bundle and the files it names; a bundle made without a kernel has neither of the two."""
 
     bundle: Bundle

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,8 +63,7 @@ class Hold(StrEnum):
     HEALTHY = "healthy"
 
 
-@dataclass(frozen=True, slots=True)
-class PortForward:
+class PortForward(Record):
     """A port of the host that leads to one of the guest; protocol is "tcp" or "udp"."""
 
     host_port: int
@@ -76,8 +75,7 @@ class PortForward:
         return f"{self.host_ip}:{self.host_port}/{self.protocol}"
 
 
-@dataclass(frozen=True, slots=True)
-class MachineOptions:
+class MachineOptions(Record):
     """What the user may choose about one VM.
 
     memory is in MiB, timeout and grace in seconds. args replace the image's Cmd (none: keep it),
@@ -107,8 +105,7 @@ class MachineOptions:
     grace: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Record):
     """A file the guest sees as a device: pmem (mapped, DAX) or a block device; size in bytes."""
 
     path: Path
@@ -121,8 +118,7 @@ class Disk:
 NETWORK = "10.0.2.0/24"
 
 
-@dataclass(frozen=True, slots=True)
-class Ram:
+class Ram(Record):
     """A file that is the guest's RAM: what it writes goes there, or (restored) stays with the VM.
 
     A restored VM begins with what the file has, and with the state that comes with it.
@@ -132,8 +128,7 @@ class Ram:
     restored: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Nic:
+class Nic(Record):
     """A network interface with static addresses; the network behind it is the hypervisor's own."""
 
     mac: str
@@ -144,8 +139,7 @@ class Nic:
     nameserver: str = "10.0.2.3"
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Record):
     """What any hypervisor must provide: memory in MiB, disks in the guest's order, and so on.
 
     A VM that is restored needs no ``initrd`` any more. ``command_line`` holds the kernel words that

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import select
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hyperbuild.converter.errors import ContentError, HyperbuildError, UnavailableError
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.channel import (
     MARK,
     PAYLOAD_LIMIT,
@@ -43,8 +43,7 @@ _STDERR_KEPT = 16 << 10
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
+class Wiring(Record):
     """Our ends of the VM's sockets, and the descriptors of the user.
 
     ``monitor`` is there if the hypervisor's words on it matter. signals gives numbers of signals as
@@ -61,20 +60,20 @@ class Wiring:
     signals: int | None
 
 
-@dataclass(slots=True)
 class Outcome:
     """What is known of a VM: filled as it runs.
 
     ``verdict`` is the status that our own reason for stopping it gives (a timeout, a signal).
     """
 
-    facts: Mapping[str, str] | None = None
-    exit: Exit | None = None
-    failure: Failure | None = None
-    verdict: int | None = None
-    error: HyperbuildError | None = None
-    console: ConsoleRing = field(default_factory=ConsoleRing)
-    stderr: bytearray = field(default_factory=bytearray)
+    def __init__(self) -> None:
+        self.facts: Mapping[str, str] | None = None
+        self.exit: Exit | None = None
+        self.failure: Failure | None = None
+        self.verdict: int | None = None
+        self.error: HyperbuildError | None = None
+        self.console = ConsoleRing()
+        self.stderr = bytearray()
 
     @property
     def is_silent(self) -> bool:

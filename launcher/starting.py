@@ -7,12 +7,12 @@ import _socket
 import os
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.converter.files import open_regular, write_all
+from hyperbuild.converter.records import Record
 from hyperbuild.initramfs.cpio import spec_segment
 from hyperbuild.launcher import qemu
 from hyperbuild.launcher.child import spawn
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 DRIVER: Driver = qemu
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Record):
     """What runs a VM here: the program, on which CPU, how, and the rate that guests may be told."""
 
     program: str
@@ -48,8 +47,7 @@ class Host:
     tsc_khz: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Record):
     """A machine that can be started; it inherits descriptors.
 
     orders are the first bytes for its control port. A VM that is restored begins with the state of
@@ -68,8 +66,7 @@ class Prepared:
 Ports = tuple[_socket.socket, _socket.socket, _socket.socket, _socket.socket | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Record):
     """A hypervisor, our ends of its wires, and what speaks over the last of them."""
 
     child: Child

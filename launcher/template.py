@@ -14,11 +14,11 @@ import os
 import struct
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.files import write_all
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.driver import Wires
 from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.machine import Hold, Ram
@@ -43,8 +43,7 @@ class TemplateError(BootError):
     """There is no template that can be restored here, as told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Record):
     """An open template: the descriptors of its file (the RAM first) and of the state in it."""
 
     fd: int
@@ -52,8 +51,7 @@ class Template:
     hold: Hold
 
 
-@dataclass(frozen=True, slots=True)
-class Templates:
+class Templates(Record):
     """The directory ``root`` of templates, each found by what it is for."""
 
     root: Path
@@ -123,12 +121,11 @@ def ingredients(
 def _neutral(machine: Machine) -> Machine:
     """Take away what may differ from one copy to the next."""
     nothing = Path("/")
-    nic = machine.nic and replace(machine.nic, mac="", address="", forwards=())
-    return replace(
-        machine,
+    nic = machine.nic and machine.nic.replace(mac="", address="", forwards=())
+    return machine.replace(
         kernel=nothing,
         initrd=None,
-        disks=tuple(replace(disk, path=nothing) for disk in machine.disks),
+        disks=tuple(disk.replace(path=nothing) for disk in machine.disks),
         nic=nic,
         ram=Ram(nothing, restored=True),
     )

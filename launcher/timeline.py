@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,16 +36,14 @@ _TOLD = {"exec": "app_exec"}
 _MOST_TOLD = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """A step by name and the nanoseconds of the host's CLOCK_MONOTONIC when it happened."""
 
     name: str
     nanoseconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Counter:
+class Counter(Record):
     """The guest's time stamp counter: its rate in kHz, and its value at hyperstart's start.
 
     It is zero when the machine begins to run. ``steps`` has its value at earlier steps.

@@ -6,10 +6,10 @@ imported after that, while the machine comes up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.progress import QUIET
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher.machine import Hold
 from hyperbuild.launcher.signals import signal_numbers
 from hyperbuild.launcher.starting import DRIVER, find_host, prepare_cold, prepare_warm, started
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.template import Templates
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Record):
     """The user's descriptors; without stdin the application reads an end of file."""
 
     stdout: int = 1
@@ -35,8 +34,7 @@ class Streams:
     stdin: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VMResult:
+class VMResult(Record):
     """How a VM ended.
 
     ``status`` is the application's (128+N for death by signal N), 124 after a timeout, 128+N if
@@ -51,16 +49,14 @@ class VMResult:
     console: str
 
 
-@dataclass(frozen=True, slots=True)
-class WarmStart:
+class WarmStart(Record):
     """Where templates are, and whether a VM that none of them fits may not boot from cold."""
 
     templates: Templates
     required: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Record):
     """Who wants to know of a boot, and what: see ``run_vm``."""
 
     timeline: Timeline

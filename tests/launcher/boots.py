@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.launcher.machine import Accel, MachineOptions
@@ -40,7 +40,7 @@ def boot(
     **changes: Any,
 ) -> Ran:
     """Run files, whose process has changes, with the streams in files of the host."""
-    bundle = replace(files.bundle, process=replace(files.bundle.process, **changes))
+    bundle = files.bundle.replace(process=files.bundle.process.replace(**changes))
     timeline = Timeline()
     timeline.mark("start")
     watch = Watch(timeline, progress) if progress else Watch(timeline)
@@ -53,7 +53,7 @@ def boot(
         given.seek(0)
         streams = Streams(out.fileno(), err.fileno(), None if stdin is None else given.fileno())
         result = run_vm(
-            replace(files, bundle=bundle),
+            files.replace(bundle=bundle),
             chosen,
             search_path=os.environ["PATH"],
             streams=streams,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,7 @@ def busybox(
     os.truncate(image, size)
     initramfs = build_initramfs(shared_cache / "hyperbuild", progress=QUIET)
     files = make_files(directory, size=size, entrypoint=(), args=("/bin/true",))
-    return replace(files, kernel=kernel, initramfs=initramfs.path)
+    return files.replace(kernel=kernel, initramfs=initramfs.path)
 
 
 @pytest.fixture(scope="session")
@@ -79,4 +78,4 @@ def rogue(tmp_path_factory: pytest.TempPathFactory, busybox: BundleFiles) -> Bun
     subprocess.run(["musl-gcc", "-static", "-Os", "-o", init, source], check=True)
     archive = directory / "initramfs.cpio"
     archive.write_bytes(write_cpio([CpioEntry("init", 0o100755, init.read_bytes())]))
-    return replace(busybox, initramfs=archive)
+    return busybox.replace(initramfs=archive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def make_process(**changes: Any) -> Process:
         volumes=(),
         labels={},
     )
-    return replace(process, **changes)
+    return process.replace(**changes)
 
 
 def make_files(

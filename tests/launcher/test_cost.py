@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,7 +57,7 @@ def test_a_boot_stays_within_its_instructions(
 
 
 def test_the_smallest_kernel_costs_least(busybox: BundleFiles, kernel_of: KernelOf) -> None:
-    micro = replace(busybox, kernel=kernel_of("micro"))
+    micro = busybox.replace(kernel=kernel_of("micro"))
     boot(micro, "insns=9.2M", dax=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +179,7 @@ def test_one_host_port_serves_tcp_and_udp() -> None:
 
 
 def test_a_bundle_without_kernel_cannot_be_booted() -> None:
-    files = replace(make_files(), kernel=None)
+    files = make_files().replace(kernel=None)
     with pytest.raises(InputError, match="--no-kernel"):
         build_machine(
             files, MachineOptions(), IDENTITY, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None
@@ -198,7 +197,7 @@ def lacking(*options: str) -> BundleFiles:
     files = make_files()
     has = tuple(name for name in MACHINE_OPTIONS if name not in options)
     kernel = KernelInfo("6.1", DIGEST, DIGEST, has)
-    return replace(files, bundle=replace(files.bundle, kernel=kernel))
+    return files.replace(bundle=files.bundle.replace(kernel=kernel))
 
 
 def build_lacking(option: str, **options: Any) -> Machine:

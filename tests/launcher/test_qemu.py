@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,16 +108,16 @@ def test_counting_makes_instructions_the_clock() -> None:
 
 
 def test_a_kernel_without_the_machines_bus_is_refused() -> None:
-    built = replace(machine(), kernel_options=("CONFIG_FS_DAX",))
+    built = machine().replace(kernel_options=("CONFIG_FS_DAX",))
     with pytest.raises(InputError, match=r"has no CONFIG_VIRTIO_PCI, .*; .*--profile dax"):
         argv(built)
-    built = replace(machine(dax=False), kernel_options=("CONFIG_VIRTIO_PCI",))
+    built = machine(dax=False).replace(kernel_options=("CONFIG_VIRTIO_PCI",))
     with pytest.raises(InputError, match="no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"):
         argv(built)
 
 
 def test_kvm_takes_the_host_cpu() -> None:
-    built = argv(replace(machine(), accel=Accel.KVM))
+    built = argv(machine().replace(accel=Accel.KVM))
     assert built[built.index("-accel") + 1] == "kvm"
     assert built[built.index("-cpu") + 1] == "host"
     assert "-bios" not in built
@@ -140,9 +139,9 @@ def test_small_guests_are_packed_tightly() -> None:
 def test_free_pages_are_reported_where_the_kernel_can() -> None:
     balloon = "virtio-balloon-device,free-page-reporting=on"
     bus = "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"
-    able = replace(machine(dax=False), kernel_options=(bus, "CONFIG_PAGE_REPORTING"))
+    able = machine(dax=False).replace(kernel_options=(bus, "CONFIG_PAGE_REPORTING"))
     assert balloon in argv(able)
-    assert balloon not in argv(replace(able, kernel_options=(bus,)))
+    assert balloon not in argv(able.replace(kernel_options=(bus,)))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_qemu_agrees_with_the_map(tmp_path: Path, memory: int, sizes: list[int])
         with path.open("wb") as file:
             file.truncate(size)
         disks.append(Disk(path, size, pmem=True))
-    built = replace(machine(memory=memory, network=False), disks=tuple(disks))
+    built = machine(memory=memory, network=False).replace(disks=tuple(disks))
     words = command(BINARY, built, Wires(5, 6, 7))
     for flag in ("-kernel", "-initrd", "-append", "-chardev", "-chardev", "-chardev", "-serial"):
         at = words.index(flag)
@@ -193,7 +192,7 @@ def test_qemu_agrees_with_the_map(tmp_path: Path, memory: int, sizes: list[int])
 @pytest.mark.parametrize("dax", [True, False])
 def test_ram_in_a_file_is_the_machines_memory(dax: bool, restored: bool) -> None:
     plain = machine(dax=dax)
-    built = replace(plain, ram=Ram(Path("/ram,0"), restored), initrd=None)
+    built = plain.replace(ram=Ram(Path("/ram,0"), restored), initrd=None)
     options = argv(built)
     assert "-initrd" not in options
     # What takes pages back would take them out of the file.

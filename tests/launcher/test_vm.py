@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ def test_output_is_byte_exact_through_a_slow_pipe(busybox: BundleFiles) -> None:
     thread.start()
     bundle = busybox.bundle
     result = run_vm(
-        replace(busybox, bundle=bundle),
+        busybox.replace(bundle=bundle),
         options("cat", "/bin/busybox", "/bin/busybox"),
         search_path=os.environ["PATH"],
         streams=Streams(stdout=writer),
@@ -299,14 +298,14 @@ def test_an_initramfs_without_init_panics(busybox: BundleFiles, tmp_path: Path) 
     empty = tmp_path / "initramfs.cpio"
     empty.touch()
     with pytest.raises(BootError, match=r"kernel panicked: .*root fs"):
-        boot(replace(busybox, initramfs=empty), options("true"))
+        boot(busybox.replace(initramfs=empty), options("true"))
 
 
 def test_a_kernel_that_is_none_is_explained(busybox: BundleFiles, tmp_path: Path) -> None:
     other = tmp_path / "vmlinux"
     other.write_bytes(b"\0" * 4096)
     with pytest.raises(BootError, match=r"QEMU could not run the VM: .*kernel"):
-        boot(replace(busybox, kernel=other), options("true"))
+        boot(busybox.replace(kernel=other), options("true"))
 
 
 def test_qemu_missing_is_said_with_its_package(busybox: BundleFiles, tmp_path: Path) -> None:

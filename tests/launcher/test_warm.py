@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,7 +230,7 @@ def test_a_running_template_is_for_its_own_options_alone(
     chosen = options("sh", "-c", SERVER)
     warm(busybox, templates, chosen, Hold.LISTENING)
     with pytest.raises(TemplateError, match="no template of this image for these options"):
-        copy(busybox, templates, replace(chosen, **changes))
+        copy(busybox, templates, chosen.replace(**changes))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +263,8 @@ def test_a_template_that_cannot_be_made_leaves_nothing(
 def test_a_failing_health_check_ends_the_making(busybox: BundleFiles, templates: Templates) -> None:
     second = 1_000_000_000
     check = {"Test": ["CMD", "false"], "Interval": second // 10, "Retries": 2}
-    process = replace(busybox.bundle.process, healthcheck=check)
-    sick = replace(busybox, bundle=replace(busybox.bundle, process=process))
+    process = busybox.bundle.process.replace(healthcheck=check)
+    sick = busybox.replace(bundle=busybox.bundle.replace(process=process))
     with pytest.raises(BootError, match="health check has failed"):
         warm(sick, templates, options("sleep", "1000"), Hold.HEALTHY)
 
