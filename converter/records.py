@@ -67,6 +67,10 @@ class Record(metaclass=_RecordType):
         pairs = (f"{field}={value!r}" for field, value in self.as_dict().items())
         return f"{type(self).__name__}({', '.join(pairs)})"
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        # A pickle would set slots one by one, which is refused.
+        return type(self), self._all()
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__}.{name} can't be changed: it is a record")
 

@@ -1,5 +1,7 @@
 """Records are what frozen dataclasses are, to those who make and compare them."""
 
+import copy
+
 import pytest
 
 from hyperbuild.converter.records import Record
@@ -60,3 +62,8 @@ def test_it_shows_itself_as_it_was_written():
     match Point(3, 4):
         case Point(x, y):
             assert (x, y) == (3, 4)
+
+
+def test_copies_are_equal():
+    point = Point(3, 4)
+    assert copy.deepcopy(point) == copy.copy(point) == point
