@@ -117,6 +117,10 @@ BOOT_OPTIONS = (
         str, "", "COMMAND", shapes=True,
     ),
     BootOption(
+        "disk", ("--disk",), "Keep what the guest writes in FILE, made if it is missing (10G).",
+        metavar="FILE[:SIZE]",
+    ),
+    BootOption(
         "report", ("--report",), "Write the boot timeline into FILE.json, or draw it in FILE.html.",
         file, metavar="FILE",
     ),

@@ -13,6 +13,7 @@ from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
     check_options,
+    parse_disk,
     parse_env,
     parse_memory,
     parse_port,
@@ -46,6 +47,7 @@ class BootOptions(Record):
     warm: bool
     require_warm: bool
     health_command: str
+    disk: str | None
     report: Path | None
     budget: tuple[str, ...]
     accel: str
@@ -67,6 +69,8 @@ def boot_image(context: Context, options: BootOptions) -> int:
     machine = machine_options(context, options, budgets)
     if machine.counting and (options.warm or options.require_warm):
         raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
+    if machine.disk and (options.warm or options.require_warm):
+        raise InputError("a copy has no disk to keep its files on; drop --warm or --disk")
     files = find_files(context, options)
     with ExitStack() as stack:
         if options.report:
@@ -125,6 +129,7 @@ def machine_options(
         watch=bool(options.report)
         or any(budget.phase in ("listening", "healthy") for budget in budgets),
         health_command=options.health_command,
+        disk=parse_disk(options.disk) if options.disk else None,
         timeout=options.timeout,
     )
     check_options(machine)

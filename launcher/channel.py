@@ -16,7 +16,7 @@ from hyperbuild.converter.records import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 #: Largest payload of a message or frame, in bytes.
 PAYLOAD_LIMIT = 65536

@@ -75,6 +75,13 @@ class PortForward(Record):
         return f"{self.host_ip}:{self.host_port}/{self.protocol}"
 
 
+class DiskFile(Record):
+    """A file to keep what the guest writes; size in MiB, for one that isn't there yet."""
+
+    path: Path
+    size: int | None = None
+
+
 class MachineOptions(Record):
     """What the user may choose about one VM.
 
@@ -84,7 +91,7 @@ class MachineOptions(Record):
     size and the kernel allow; require_dax makes anything less an error. counting has the guest's
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
     port that is listened on and the first good health. health_command, for the image's shell,
-    replaces the image's own check.
+    replaces the image's own check. Without disk the guest's writes lie in its memory.
     """
 
     memory: int = 256
@@ -101,6 +108,7 @@ class MachineOptions(Record):
     counting: bool = False
     watch: bool = False
     health_command: str = ""
+    disk: DiskFile | None = None
     timeout: float | None = None
     grace: float = 10.0
 
@@ -181,10 +189,12 @@ def build_machine(
     accel: Accel,
     tsc_khz: int | None,
     ram: Ram | None = None,
+    upper: Disk | None = None,
 ) -> Machine:
     """Join a bundle and options into a Machine that boots initrd (template and spec segment).
 
-    accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known.
+    accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known;
+    upper is the disk of options, opened.
     InputError: the bundle has no kernel, or options ask for what it can't give.
     """
     if files.kernel is None:
@@ -205,7 +215,7 @@ def build_machine(
         memory=options.memory,
         cpus=options.cpus,
         accel=accel,
-        disks=(root,),
+        disks=(root, upper) if upper else (root,),
         nic=_nic(identity, options) if options.network else None,
         kernel_options=known,
         counting=options.counting,
@@ -259,6 +269,8 @@ def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
     )
     if options.cpus > 1:
         need_option(known, "CONFIG_SMP", f"--cpus {options.cpus}")
+    if options.disk:
+        need_option(known, "CONFIG_EXT4_FS", "--disk")
     mapped = root.size // _MAPPED_PER_BYTE if root.pmem else 0
     # While it is unpacked, the initramfs is there twice.
     loaded = _size(files.kernel) + 2 * _size(files.initramfs)
@@ -350,6 +362,18 @@ def parse_memory(text: str) -> int:
     if match is None:
         raise InputError(f"memory {text!r} is not a size; say 512M or 2G")
     return int(match[1]) << (10 if match[2] in "gG" else 0)
+
+
+def parse_disk(text: str) -> DiskFile:
+    """Read ``FILE[:SIZE]``, the size as ``parse_memory`` does; InputError otherwise."""
+    from pathlib import Path
+
+    path, colon, size = text.rpartition(":")
+    if not colon:
+        return DiskFile(Path(text))
+    if not path:
+        raise InputError(f"disk {text!r} names no file; say state.img:10G, for one")
+    return DiskFile(Path(path), parse_memory(size))
 
 
 def parse_env(text: str, environ: Mapping[str, str]) -> str:

@@ -322,11 +322,14 @@ def _pmem(disk: Disk, index: int, address: int) -> list[str]:
 
 
 def _block(disk: Disk, index: int, bus: str) -> list[str]:
-    read_only = "on" if disk.read_only else "off"
+    access, errors = "read-only=on", ""
+    if not disk.read_only:
+        # What the guest deletes is given back to the host. A full host is an error to the guest,
+        # which else would stand still until somebody asks QEMU to go on.
+        access, errors = "read-only=off,discard=unmap", ",werror=report,rerror=report"
     return [
-        "-drive",
-        f"if=none,id=disk{index},format=raw,read-only={read_only},file={_escaped(disk)}",
-        *("-device", f"virtio-blk-{bus},drive=disk{index}"),
+        *("-drive", f"if=none,id=disk{index},format=raw,{access},file={_escaped(disk)}"),
+        *("-device", f"virtio-blk-{bus},drive=disk{index}{errors}"),
     ]
 
 

@@ -50,6 +50,7 @@ def spec_files(
         "user": " ".join(map(str, (user.uid, user.gid, *user.groups))).encode() + b"\n",
         "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
         f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
+        "upper": _upper(machine),
         "hostname": hostname.encode(),
         "machine-id": f"{identity.machine_id}\n".encode(),
         "net": _net(machine),
@@ -135,6 +136,15 @@ def _line(text: str, what: str) -> bytes:
     if not raw.startswith(b"/") or b"\n" in raw:
         raise InputError(f"{what} {text!r} is not an absolute path; correct it in the image")
     return raw
+
+
+def _upper(machine: Machine) -> bytes:
+    """Tell where what is written goes, if it isn't memory: the first disk that the guest may."""
+    blocks = [disk for disk in machine.disks if not disk.pmem]
+    for letter, disk in zip("abcdefgh", blocks, strict=False):
+        if not disk.read_only:
+            return f"/dev/vd{letter} ext4 -\n".encode()
+    return b""
 
 
 def _root(disk: Disk) -> str:

@@ -19,7 +19,7 @@ from hyperbuild.launcher.child import spawn
 from hyperbuild.launcher.driver import Driver, Wires
 from hyperbuild.launcher.host import choose_accel, read_cpu
 from hyperbuild.launcher.identity import new_identity
-from hyperbuild.launcher.machine import COUNTING_KHZ, Hold, Ram, build_machine
+from hyperbuild.launcher.machine import COUNTING_KHZ, Disk, Hold, Ram, build_machine
 from hyperbuild.launcher.ports import check_ports_free
 from hyperbuild.launcher.spec import spec_files
 
@@ -39,12 +39,16 @@ DRIVER: Driver = qemu
 
 
 class Host(Record):
-    """What runs a VM here: the program, on which CPU, how, and the rate that guests may be told."""
+    """What runs a VM here: the program, on which CPU, how, and the rate that guests may be told.
+
+    Other programs are found along ``search_path``, as in PATH.
+    """
 
     program: str
     cpu: Cpu
     accel: Accel
     tsc_khz: int | None
+    search_path: str
 
 
 class Prepared(Record):
@@ -79,7 +83,8 @@ def find_host(options: MachineOptions, search_path: str) -> Host:
     program = DRIVER.find(search_path)
     cpu = read_cpu()
     accel = choose_accel(options.accel, cpu)
-    return Host(program, cpu, accel, COUNTING_KHZ if options.counting else cpu.tsc_khz)
+    tsc_khz = COUNTING_KHZ if options.counting else cpu.tsc_khz
+    return Host(program, cpu, accel, tsc_khz, search_path)
 
 
 @contextmanager
@@ -96,7 +101,14 @@ def prepare_cold(
     ram is the descriptor of a file to be its RAM, hold is where it will stand still.
     """
     initrd = os.memfd_create("initrd")
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, initrd)
+        upper = None
+        if options.disk:
+            from hyperbuild.launcher.disk import open_disk
+
+            upper = open_disk(options.disk, files.bundle.image.manifest_digest, host.search_path)
+            stack.callback(os.close, upper)
         identity = new_identity(options.hostname)
         machine = build_machine(
             files,
@@ -106,13 +118,13 @@ def prepare_cold(
             accel=host.accel,
             tsc_khz=host.tsc_khz,
             ram=None if ram is None else Ram(_inherited(ram), restored=False),
+            upper=None if upper is None else _disk(upper),
         )
         spec = spec_files(files.bundle, options, machine, identity, clock=time.time_ns(), hold=hold)
         _write_initrd(initrd, files, spec)
         check_ports_free(options.ports)
-        yield Prepared(host, machine, (initrd,) if ram is None else (initrd, ram))
-    finally:
-        os.close(initrd)
+        descriptors = tuple(fd for fd in (initrd, ram, upper) if fd is not None)
+        yield Prepared(host, machine, descriptors)
 
 
 @contextmanager
@@ -151,6 +163,10 @@ def prepare_warm(
         )
 
 
+def _disk(fd: int) -> Disk:
+    return Disk(_inherited(fd), os.fstat(fd).st_size, pmem=False, read_only=False)
+
+
 def _inherited(fd: int) -> Path:
     """Return the path by which a program that inherits fd can open it."""
     return Path(f"/proc/self/fd/{fd}")
@@ -174,7 +190,7 @@ def _write_initrd(fd: int, files: BundleFiles, spec: Mapping[str, bytes]) -> Non
 
 
 @contextmanager
-def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterator[Running]:
+def started(prepared: Prepared, timeline: Timeline) -> Iterator[Running]:
     """Start the hypervisor, wired by socket pairs; at the end it is gone."""
     with ExitStack() as stack:
         ours, theirs = [], []
@@ -194,7 +210,7 @@ def started(prepared: Prepared, search_path: str, timeline: Timeline) -> Iterato
             monitor.restore(prepared.state)
         timeline.mark("hypervisor")
         inherited = [*(there.fileno() for there in theirs), *prepared.descriptors]
-        child = spawn(argv, inherited, search_path)
+        child = spawn(argv, inherited, prepared.host.search_path)
         stack.callback(child.close)
         # Only the hypervisor's own copies may hold the other ends open.
         for there in theirs:

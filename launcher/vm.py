@@ -93,7 +93,7 @@ def run_vm(
         watch.timeline.mark("start")
     host = find_host(options, search_path)
     with signal_numbers() as signals:
-        rest = (options, search_path, streams or Streams(), watch, signals)
+        rest = (options, streams or Streams(), watch, signals)
         if warm:
             from hyperbuild.launcher.template import TemplateError
 
@@ -111,13 +111,12 @@ def run_vm(
 def _carry(
     prepared: Prepared,
     options: MachineOptions,
-    search_path: str,
     streams: Streams,
     watch: Watch,
     signals: int | None,
 ) -> VMResult:
     """Start what is prepared and carry it to its end."""
-    with started(prepared, search_path, watch.timeline) as vm:
+    with started(prepared, watch.timeline) as vm:
         from hyperbuild.launcher.channel import encode_frame
         from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
         from hyperbuild.launcher.session import Session, Wiring

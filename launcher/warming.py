@@ -73,7 +73,7 @@ def make_template(
             made_with = ingredients(DRIVER, host.program, host.cpu, files, prepared.machine)
             # The hypervisor shares this descriptor's position: the state comes behind the RAM.
             os.lseek(file.fd, size, os.SEEK_SET)
-            with started(prepared, search_path, Timeline()) as vm:
+            with started(prepared, Timeline()) as vm:
                 catcher = _Catcher(vm.monitor, file.fd)
                 wiring = Wiring(*vm.ports, streams.stdout, streams.stderr, None, signals)
                 session = Session(

@@ -8,7 +8,7 @@
 
 #include "failure.h"
 
-enum { PROTOCOL_VERSION = 2, PAYLOAD_MAX = 65536 };
+enum { PROTOCOL_VERSION = 3, PAYLOAD_MAX = 65536 };
 
 enum message_type {
 	MESSAGE_HELLO = 1,

@@ -22,6 +22,7 @@ enum { DEVICE_PATIENCE = 5000 };
 
 #define LOWER "/lower"
 #define UPPER "/upper"
+#define FILES "/files"
 #define MERGED "/root"
 
 enum { DAX_SEARCH_DEPTH = 3, DAX_SEARCH_ENTRIES = 4096 };
@@ -166,23 +167,54 @@ static int mount_lower(const struct root_device *root, struct failure *why)
 		    strerror(errno));
 }
 
-/* An overlay shows its upper root directory: it must look like the image's. */
-static int copy_root_metadata(void)
+/* What is written goes into memory, unless it is to stay. */
+static int mount_upper(const struct root_device *disk, struct failure *why)
 {
+	if (disk->device == NULL) {
+		if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=75%") != 0)
+			return fail(why, STATUS_FAILED, "mount tmpfs: %s", strerror(errno));
+		return 0;
+	}
+	if (wait_for_device(is_there, disk->device, DEVICE_PATIENCE) != 0)
+		return fail(why, STATUS_FAILED, "%s: the VM has no such device", disk->device);
+	/* The host's file shrinks again by what is deleted. */
+	if (mount(disk->device, UPPER, disk->type, 0, "discard") != 0)
+		return fail(why, STATUS_FAILED, "mount the disk %s (%s): %s", disk->device,
+			    disk->type, strerror(errno));
+	return 0;
+}
+
+/* An overlay shows its upper root directory: it must look like the image's from the first time on,
+ * and then as the application has made it. */
+static int make_upper_root(void)
+{
+	static const char *const draft = UPPER "/draft";
 	struct stat lower;
 	struct timespec times[2];
 
-	if (stat(LOWER, &lower) != 0 || chown(UPPER "/upper", lower.st_uid, lower.st_gid) != 0 ||
-	    chmod(UPPER "/upper", lower.st_mode & 07777) != 0)
+	if (access(UPPER "/upper", F_OK) == 0)
+		return 0;
+	if ((mkdir(draft, 0755) != 0 && errno != EEXIST) || stat(LOWER, &lower) != 0 ||
+	    chown(draft, lower.st_uid, lower.st_gid) != 0 ||
+	    chmod(draft, lower.st_mode & 07777) != 0)
 		return -1;
 	times[0] = lower.st_mtim;
 	times[1] = lower.st_mtim;
-	return utimensat(AT_FDCWD, UPPER "/upper", times, 0);
+	return utimensat(AT_FDCWD, draft, times, 0) != 0 ? -1 : rename(draft, UPPER "/upper");
+}
+
+static int mount_overlay(void)
+{
+	if (make_upper_root() != 0 || (mkdir(UPPER "/work", 0755) != 0 && errno != EEXIST))
+		return -1;
+	return mount("overlay", MERGED, "overlay", 0,
+		     "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work");
 }
 
 int mount_root(const struct spec *spec, bool *is_dax, struct failure *why)
 {
 	static const char *const directories[] = {LOWER, UPPER, MERGED};
+	static const struct mount_point files = {FILES, "tmpfs", 0, "mode=0755,size=16m"};
 
 	for (size_t i = 0; i < sizeof(directories) / sizeof(directories[0]); i++) {
 		if (mkdir(directories[i], 0755) != 0 && errno != EEXIST)
@@ -192,20 +224,18 @@ int mount_root(const struct spec *spec, bool *is_dax, struct failure *why)
 	if (mount_lower(&spec->root, why) != 0)
 		return -1;
 	*is_dax = root_is_dax();
-	if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=75%") != 0 ||
-	    mkdir(UPPER "/upper", 0755) != 0 || mkdir(UPPER "/work", 0755) != 0 ||
-	    mkdir(UPPER "/files", 0755) != 0 || copy_root_metadata() != 0 ||
-	    mount("overlay", MERGED, "overlay", 0,
-		  "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work") != 0)
+	if (mount_upper(&spec->upper, why) != 0 || mount_at(&files, why) != 0)
+		return -1;
+	if (mount_overlay() != 0)
 		return fail(why, STATUS_FAILED, "mount the overlay: %s", strerror(errno));
 	return 0;
 }
 
 int identity_directory(struct failure *why)
 {
-	int fd = open(UPPER "/files", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = open(FILES, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	return fd >= 0 ? fd : fail(why, STATUS_FAILED, "%s: %s", UPPER "/files", strerror(errno));
+	return fd >= 0 ? fd : fail(why, STATUS_FAILED, "%s: %s", FILES, strerror(errno));
 }
 
 /* Makes sure that there is a file to mount over: a dangling symlink gives way. */

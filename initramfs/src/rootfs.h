@@ -1,4 +1,5 @@
-/* The root file system: the image read-only below, a tmpfs above it, and what a container sees. */
+/* The root file system: the image read-only below, memory or a disk above it, and what a
+ * container sees. */
 #ifndef HYPERSTART_ROOTFS_H
 #define HYPERSTART_ROOTFS_H
 

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 static const char *const names[] = {
-	"argv", "environ", "cwd", "user", "rootfs", "hostname", "net",
+	"argv", "environ", "cwd", "user", "rootfs", "upper", "hostname", "net",
 	"hosts", "machine-id", "resolv.conf", "stop-signal", "clock", "seed",
 	"watch", "hold", "health", "health-times",
 };
@@ -101,7 +101,7 @@ static int parse_hold(const struct text *text, enum hold *hold)
 
 int spec_read(struct spec *spec, struct failure *why)
 {
-	struct text cwd, hostname, user, root, network, watch, hold, times;
+	struct text cwd, hostname, user, root, upper, network, watch, hold, times;
 
 	if (directory < 0)
 		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -119,6 +119,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	    read_text("hostname", &hostname, why) != 0 ||
 	    read_text("user", &user, why) != 0 ||
 	    read_text("rootfs", &root, why) != 0 ||
+	    read_text("upper", &upper, why) != 0 ||
 	    read_text("net", &network, why) != 0 ||
 	    read_text("hosts", &spec->hosts, why) != 0 ||
 	    read_text("resolv.conf", &spec->resolv_conf, why) != 0 ||
@@ -143,6 +144,9 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: user is malformed");
 	if (parse_root_device(root.start, &spec->root) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: rootfs is malformed");
+	spec->upper.device = NULL;
+	if (upper.size > 0 && parse_root_device(upper.start, &spec->upper) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: upper is malformed");
 	if (parse_network(network.start, &spec->network) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: net is malformed");
 	if (watch.size > 0 && strcmp(watch.start, "boot\n") != 0)

@@ -28,6 +28,7 @@ struct spec {
 	char *hostname;
 	struct user user;
 	struct root_device root;
+	struct root_device upper; /* where what is written lies; no device: in memory */
 	struct network network;
 	struct text hosts;
 	struct text machine_id;

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HELLO, EVENT, EXIT, ERROR = 1, 2, 3, 4
 SIGNAL, STOP, SPEC, START, CLOCK = 16, 17, 18, 19, 20
-VERSION = 2
+VERSION = 3
 SEED = bytes(range(64))
 NOW = 2_000_000_000_000_000_000
 
@@ -92,6 +92,7 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
         "seed": SEED,
         "watch": b"",
         "hold": b"",
+        "upper": b"",
         "health": b"",
         "health-times": b"",
     }

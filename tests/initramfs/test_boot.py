@@ -121,6 +121,7 @@ def test_an_error_is_one_printable_line(power_on: PowerOn) -> None:
         ("user", b"0  0\n"),
         ("user", b"4294967295 0\n"),
         ("rootfs", b"/dev/vda erofs\n"),
+        ("upper", b"/dev/vdb ext4"),
         ("cwd", b"relative"),
         ("net", b"address 10.0.2.15\n"),
         ("hostname", b"two\nlines"),
@@ -155,6 +156,14 @@ def test_a_missing_spec_file_is_named(power_on: PowerOn) -> None:
 
 def test_a_missing_disk_is_named(power_on: PowerOn) -> None:
     with power_on(spec("probe", "exit", "0", rootfs=b"/dev/vdz erofs -\n")) as machine:
+        told = machine.finish()
+    assert told.error
+    assert told.error[0] == 125
+    assert "/dev/vdz" in told.error[1]
+
+
+def test_a_missing_disk_for_what_is_written_is_named(power_on: PowerOn) -> None:
+    with power_on(spec("probe", "exit", "0", upper=b"/dev/vdz ext4 -\n")) as machine:
         told = machine.finish()
     assert told.error
     assert told.error[0] == 125

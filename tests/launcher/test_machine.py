@@ -16,6 +16,7 @@ from hyperbuild.launcher.located import BundleFiles
 from hyperbuild.launcher.machine import (
     ANY_ADDRESS,
     Accel,
+    DiskFile,
     Machine,
     MachineOptions,
     PortForward,
@@ -216,6 +217,7 @@ def build_lacking(option: str, **options: Any) -> Machine:
     [
         ("CONFIG_SMP", {"cpus": 2}, "which --cpus 2 needs"),
         ("CONFIG_FS_DAX", {"require_dax": True}, "which --require-dax needs"),
+        ("CONFIG_EXT4_FS", {"disk": DiskFile(Path("/d"))}, "which --disk needs"),
         ("CONFIG_EROFS_FS", {}, "which its rootfs.erofs needs"),
     ],
 )

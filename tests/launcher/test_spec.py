@@ -10,7 +10,7 @@ import pytest
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.bundle import Finding, User
 from hyperbuild.launcher.errors import LaunchError
-from hyperbuild.launcher.machine import Accel, MachineOptions, build_machine
+from hyperbuild.launcher.machine import Accel, Disk, MachineOptions, build_machine
 from hyperbuild.launcher.spec import arguments, environment, spec_files
 from tests.launcher.support import IDENTITY, make_files, make_process
 
@@ -40,6 +40,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "cwd": b"/srv",
         "user": b"101 102 5 6\n",
         "rootfs": b"/dev/pmem0 erofs dax\n",
+        "upper": b"",
         "hostname": b"host",
         "machine-id": b"0123456789abcdef" * 2 + b"\n",
         "net": b"address 10.0.2.15/24\ngateway 10.0.2.2\n",
@@ -61,6 +62,23 @@ def test_a_block_device_without_network() -> None:
     assert files["net"] == b""
     assert files["resolv.conf"] == b""
     assert files["hosts"] == LOCAL_HOSTS + b"127.0.1.1\thost\n"
+
+
+@pytest.mark.parametrize(("dax", "device"), [(True, b"vda"), (False, b"vdb")])
+def test_a_disk_is_named_as_the_guest_will_see_it(dax: bool, device: bytes) -> None:
+    files = make_files()
+    upper = Disk(Path("/d"), 1 << 30, pmem=False, read_only=False)
+    machine = build_machine(
+        files,
+        MachineOptions(dax=dax),
+        IDENTITY,
+        initrd=Path("/i"),
+        accel=Accel.TCG,
+        tsc_khz=None,
+        upper=upper,
+    )
+    told = spec_files(files.bundle, MachineOptions(), machine, IDENTITY, clock=0)
+    assert told["upper"] == b"/dev/" + device + b" ext4 -\n"
 
 
 def test_arguments_replace_cmd_and_follow_entrypoint() -> None:
