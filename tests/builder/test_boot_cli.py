@@ -137,6 +137,8 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("sha256:" + "0" * 64,), "hyperbuild images"),
         (("/no/such/dir",), "no bundle in /no/such/dir"),
         (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
+        (("x", "--disk", "state.img:big"), "memory 'big' is not a size"),
+        (("x", "--disk", "state.img", "--warm"), "a copy has no disk"),
     ],
 )
 def test_bad_values_have_status_125_and_one_line(
