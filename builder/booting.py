@@ -146,6 +146,12 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
         found = find_stored(context, options.image)
         if found and found.kernel:
             return found
+    if not chosen:
+        from hyperbuild.builder.pulling import find_ready
+
+        ready = find_ready(context, options.image, options.platform_text, options.authfile)
+        if ready:
+            return ready.files
     from hyperbuild.builder.converting import Request, stored_bundle
     from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.parts import describe_kernel
@@ -190,8 +190,7 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
     """
     key, parts = order.key, order.parts
     with files.locked(store.root / ".partial" / f"bundle-{key.partition(':')[2]}"):
-        known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
-        found = known and _open(store, known)
+        found = find_made(store, key)
         if found:
             if order.verify:
                 _prove_again(found, order)
@@ -207,9 +206,9 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
             layers.append(
                 _store_file(store, parts.initramfs.path, parts.initramfs.digest, INITRAMFS_TYPE)
             )
-        manifest = _manifest(store, order.image, bundle, layers, key)
-        store.tag(manifest, order.name, ARTIFACT_TYPE)
-    return StoredBundle(order.name, manifest.digest, _located(store, bundle))
+        image = order.image.manifest
+        subject = oci.Descriptor(image.media_type, image.digest, len(image.raw))
+        return enter_bundle(store, order.name, bundle, layers, subject, key)
 
 
 def _prove_again(found: StoredBundle, order: Order) -> None:
@@ -222,22 +221,36 @@ def _prove_again(found: StoredBundle, order: Order) -> None:
             raise
 
 
-def _manifest(
-    store: Store, image: SourceImage, bundle: Bundle, layers: list[oci.Descriptor], key: str
-) -> oci.Descriptor:
-    subject = oci.Descriptor(
-        image.manifest.media_type, image.manifest.digest, len(image.manifest.raw)
-    )
+def enter_bundle(
+    store: Store,
+    name: str,
+    bundle: Bundle,
+    layers: list[oci.Descriptor],
+    subject: oci.Descriptor | None,
+    key: str,
+) -> StoredBundle:
+    """Enter a bundle whose layers (rootfs, kernel, initramfs) are in store, as name.
+
+    subject is the manifest of the image it was made from; key tells it from others of that name.
+    """
     document = {
         "schemaVersion": 2,
         "mediaType": oci.OCI_MANIFEST,
         "artifactType": ARTIFACT_TYPE,
         "config": store.put(bundle.to_json(), CONFIG_TYPE).document(),
         "layers": [layer.document() for layer in layers],
-        "subject": subject.document(),
     }
+    if subject:
+        document["subject"] = subject.document()
     written = store.put(json.dumps(document, sort_keys=True).encode(), oci.OCI_MANIFEST)
-    return oci.Descriptor(written.media_type, written.digest, written.size, {KEY: key})
+    store.tag(replace(written, annotations={KEY: key}, artifact_type=ARTIFACT_TYPE), name)
+    return StoredBundle(name, written.digest, _located(store, bundle))
+
+
+def find_made(store: Store, key: str) -> StoredBundle | None:
+    """Return the bundle of key, if the store has it whole."""
+    known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
+    return _open(store, known) if known else None
 
 
 def _store_file(store: Store, path: Path, digest: str, media_type: str) -> oci.Descriptor:

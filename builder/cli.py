@@ -15,21 +15,18 @@ import click
 
 from hyperbuild.builder.boot_command import BootCommand, boot_options, warm_options
 from hyperbuild.builder.console import Console
-from hyperbuild.builder.context import Context, read_context
+from hyperbuild.builder.context import read_context
+from hyperbuild.builder.distributing import pull, push, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
+from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.converter.errors import InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_pass_context = click.make_pass_decorator(Context)
-_authfile = click.option(
-    "--authfile", type=click.Path(path_type=Path), help="File of registry credentials."
-)
-_platform = click.option(
-    "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Default: linux on this CPU."
-)
+    from hyperbuild.builder.context import Context
+
 _profile = click.option(
     "--profile",
     type=click.Choice(tuple(PROFILES)),
@@ -100,11 +97,11 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 )
 @_kernel_file
 @_profile
-@_platform
-@_authfile
+@platform_option
+@authfile_option
 @limit_options
 @space_option
-@_pass_context
+@pass_context
 def convert(
     context: Context,
     /,
@@ -154,7 +151,7 @@ def convert(
 @click.argument("image", metavar="IMAGE|BUNDLE")
 @click.argument("command", nargs=-1, metavar="[CMD]...")
 @boot_options
-@_pass_context
+@pass_context
 def boot(context: Context, /, **options: Any) -> int:
     """Boot IMAGE, or a BUNDLE (a directory or a digest of `images`), and run its application.
 
@@ -186,7 +183,7 @@ def boot(context: Context, /, **options: Any) -> int:
     metavar="S", help="Give up after S seconds.",
 )  # fmt: skip
 @warm_options
-@_pass_context
+@pass_context
 def warm(context: Context, /, when: str, **options: Any) -> None:
     """Boot IMAGE or a BUNDLE once and save the VM: `boot --warm` starts copies of it.
 
@@ -210,10 +207,10 @@ def warm(context: Context, /, when: str, **options: Any) -> None:
     "--top", type=click.IntRange(0, 1000), default=10, show_default=True, metavar="N",
     help="How many of the biggest files are listed.",
 )  # fmt: skip
-@_platform
-@_authfile
+@platform_option
+@authfile_option
 @limit_options
-@_pass_context
+@pass_context
 def inspect(
     context: Context,
     /,
@@ -245,7 +242,7 @@ def inspect(
 
 
 @cli.command()
-@_pass_context
+@pass_context
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def images(context: Context, *, as_json: bool) -> None:
     """List the bundles in the local store."""
@@ -254,6 +251,10 @@ def images(context: Context, *, as_json: bool) -> None:
 
     bundles = list_bundles(context.store())
     click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))
+
+
+for command in (push, pull, verify):
+    cli.add_command(command)
 
 
 @cli.group()
@@ -270,7 +271,7 @@ def kernel() -> None:
 @click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs; default: all CPUs.")
 @_profile
-@_pass_context
+@pass_context
 def kernel_build(
     context: Context, *, source: str | None, sha256: str | None, jobs: int | None, profile: str
 ) -> None:
@@ -282,7 +283,7 @@ def kernel_build(
 
 
 @kernel.command("list")
-@_pass_context
+@pass_context
 def kernel_list(context: Context) -> None:
     """List the profiles, and the kernels in the cache."""
     from hyperbuild.builder.report import kernels_as_table, profiles_as_table
@@ -306,7 +307,7 @@ def initramfs() -> None:
 
 
 @initramfs.command("build")
-@_pass_context
+@pass_context
 def initramfs_build(context: Context) -> None:
     """Build hyperstart and its initramfs, unless the cache has it, and print its path."""
     from hyperbuild.initramfs.build import build_initramfs
@@ -315,7 +316,7 @@ def initramfs_build(context: Context) -> None:
 
 
 @cli.command()
-@_pass_context
+@pass_context
 def doctor(context: Context) -> None:
     """Check what hyperbuild needs on this machine; each problem comes with its remedy."""
     from hyperbuild.builder.doctor import examine, render

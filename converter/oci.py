@@ -103,6 +103,7 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
+    artifact_type: str = ""
 
     @classmethod
     def read(cls, data: object, where: str) -> Descriptor:
@@ -119,6 +120,7 @@ class Descriptor:
             annotations=_texts(fields.get("annotations"), where),
             platform=None if platform is None else _platform(_object(platform, where), where),
             urls=tuple(str(url) for url in _array(fields.get("urls"), where)),
+            artifact_type=str(fields.get("artifactType") or ""),
         )
 
     def document(self) -> dict[str, Any]:
@@ -138,6 +140,8 @@ class Descriptor:
             }
         if self.urls:
             fields["urls"] = list(self.urls)
+        if self.artifact_type:
+            fields["artifactType"] = self.artifact_type
         return fields
 
 
@@ -163,13 +167,19 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An image manifest (manifest.md); layers go from the base up."""
+    """An image manifest (manifest.md); layers go from the base up.
+
+    ``artifact_type`` says that it is something else than an image, and what; ``subject`` which
+    manifest it is attached to.
+    """
 
     raw: bytes
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str]
+    artifact_type: str = ""
+    subject: Descriptor | None = None
 
     @property
     def digest(self) -> str:
@@ -184,6 +194,7 @@ class Manifest:
             raise ContentError(f"{where}: not an image manifest of schema version 2")
         if "manifests" in fields:
             raise ContentError(f"{where}: a manifest that is an index too; build it again")
+        subject = fields.get("subject")
         return cls(
             raw=raw,
             media_type=str(fields.get("mediaType", OCI_MANIFEST)),
@@ -192,6 +203,8 @@ class Manifest:
                 Descriptor.read(layer, where) for layer in _array(fields["layers"], where)
             ),
             annotations=_texts(fields.get("annotations"), where),
+            artifact_type=str(fields.get("artifactType") or ""),
+            subject=None if subject is None else Descriptor.read(subject, where),
         )
 
 

@@ -119,13 +119,22 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         NotFoundError lists tags; VerificationError if the bytes don't have the digest; LimitError
         if they are more than limit.
         """
+        found = self.find_manifest(reference, limit)
+        if found is None:
+            raise NotFoundError(self._missing(reference))
+        return found
+
+    def find_manifest(
+        self, reference: str, limit: int = oci.DOCUMENT_LIMIT
+    ) -> tuple[bytes, str] | None:
+        """Return what ``manifest`` does, None if there is no such thing."""
         headers = {"Accept": ", ".join(ACCEPTED)}
-        url = self._url(f"manifests/{reference}")
+        url = self.url(f"manifests/{reference}")
         with self.do_request(url, headers=headers, stream=True) as response:
             if response.status_code == 404:
-                raise NotFoundError(self._missing(reference))
+                return None
             self._check(response, f"manifest {reference}")
-            content = self._document(response, limit, f"manifest {reference}")
+            content = self.document(response, limit, f"manifest {reference}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             declared = response.headers.get("Docker-Content-Digest", "")
         digest = reference if ":" in reference else declared
@@ -162,13 +171,22 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                         raise self._cut(error, descriptor, position) from error
             patience.pause(tries)
 
+    def small_blob(self, descriptor: oci.Descriptor) -> Iterator[bytes]:
+        """Yield a blob's bytes, and a piece more than declared at most."""
+        position = 0
+        for piece in self.blob(descriptor):
+            yield piece
+            position += len(piece)
+            if position > descriptor.size:
+                return
+
     def tags(self, limit: int = 100) -> list[str]:
         """Return the first tags of the repository, [] if the registry does not tell."""
         try:
-            with self.do_request(self._url(f"tags/list?n={limit}"), stream=True) as response:
+            with self.do_request(self.url(f"tags/list?n={limit}"), stream=True) as response:
                 if response.status_code != 200:
                     return []
-                listed = json.loads(self._document(response, oci.DOCUMENT_LIMIT, "tags"))
+                listed = json.loads(self.document(response, oci.DOCUMENT_LIMIT, "tags"))
         except (HyperbuildError, ValueError):
             return []
         tags = listed.get("tags") if isinstance(listed, dict) else None
@@ -182,9 +200,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         stream: bool = False,
+        patience: Patience | None = None,
     ) -> requests.Response:
         """Send one request with authorization, renewed once if it was refused.
 
+        patience is the endpoint's, unless it has to be another for this request.
         Return any response that is final; without stream its body is read. AccessError on 401 and
         403; UnavailableError as ``transfer.send``.
         """
@@ -193,11 +213,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             held = tokens.held()
             sent = dict(headers or {})
             # A location that the registry names may be another host's, which gets no token.
-            if held and urlsplit(url).netloc == urlsplit(self._url("")).netloc:
+            if held and urlsplit(url).netloc == urlsplit(self.url("")).netloc:
                 sent["Authorization"] = held
             request = requests.Request(method, url, headers=sent, data=data, json=json)
             response: requests.Response = send(
-                self.session, request, self.endpoint.patience, self.verify
+                self.session, request, patience or self.endpoint.patience, self.verify
             )
             if response.status_code == 401 and not last:
                 challenge = response.headers.get("WWW-Authenticate", "")
@@ -212,7 +232,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             self._read_whole(response)
         return response
 
-    def _url(self, path: str) -> str:
+    def url(self, path: str) -> str:
+        """Return the URL of what the repository has at path."""
         return f"{self.prefix}://{self.endpoint.base}/v2/{self.endpoint.repository}/{path}"
 
     def _find_scheme(self) -> str:
@@ -240,7 +261,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def _open_blob(self, descriptor: oci.Descriptor, offset: int) -> requests.Response:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        url = self._url(f"blobs/{descriptor.digest}")
+        url = self.url(f"blobs/{descriptor.digest}")
         response = self.do_request(url, headers=headers, stream=True)
         what = f"blob {descriptor.digest}"
         if response.status_code == 404:
@@ -277,11 +298,16 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                     f"{self.endpoint.base} answers with a web page, it is not a registry; "
                     "check the host and port"
                 )
-            raise UnavailableError(
-                f"{self.endpoint.name}: {what}: status {status}{self._said(response)}"
-            )
+            raise self.failure(response, what)
 
-    def _document(self, response: requests.Response, limit: int, what: str) -> bytes:
+    def failure(self, response: requests.Response, what: str) -> HyperbuildError:
+        """Return the error of an answer that is none, as the registry explains it."""
+        return UnavailableError(
+            f"{self.endpoint.name}: {what}: status {response.status_code}{self._said(response)}"
+        )
+
+    def document(self, response: requests.Response, limit: int, what: str) -> bytes:
+        """Read the body of an answer, which may have limit bytes (LimitError)."""
         try:
             content = read_body(response, limit, self.endpoint.patience.settings)
         except FAILURES as error:

@@ -86,7 +86,7 @@ class Store:
             if file is None:
                 task.advance(descriptor.size)
                 return target
-            self._check_space(descriptor.size - os.fstat(file.fd).st_size)
+            self.check_space(descriptor.size - os.fstat(file.fd).st_size)
             file.receive(descriptor, fetch, task, cancelled, arrival)
             file.publish(target)
         return target
@@ -130,13 +130,10 @@ class Store:
         where = f"{self.root / 'index.json'}"
         return tuple(oci.Descriptor.read(entry, where) for entry in self._index()["manifests"])
 
-    def tag(self, descriptor: oci.Descriptor, name: str, artifact_type: str = "") -> None:
+    def tag(self, descriptor: oci.Descriptor, name: str) -> None:
         """Enter descriptor in index.json as name, in place of what had that name."""
         named = replace(descriptor, annotations={**descriptor.annotations, REF_NAME: name})
-        fields = named.document()
-        if artifact_type:
-            fields["artifactType"] = artifact_type
-        self._change_index(lambda entries: [*_without(entries, name), fields])
+        self._change_index(lambda entries: [*_without(entries, name), named.document()])
 
     def untag(self, name: str) -> bool:
         """Take the entry called name out of index.json; tell whether there was one."""
@@ -194,7 +191,8 @@ class Store:
         # Its draft lies where ``sweep`` looks.
         files.write_atomically(target, _json(document), self._partial)
 
-    def _check_space(self, wanted: int) -> None:
+    def check_space(self, wanted: int) -> None:
+        """Raise UnavailableError unless the disk has wanted bytes free."""
         free = shutil.disk_usage(self.root).free
         if wanted > free:
             raise UnavailableError(

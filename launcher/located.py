@@ -59,7 +59,7 @@ def open_directory(directory: Path, *, verify: bool = False) -> BundleFiles:
     )
     _check_size(files)
     if verify:
-        _check_digests(files)
+        check_digests(files)
     return files
 
 
@@ -89,7 +89,8 @@ def _check_size(files: BundleFiles) -> None:
         )
 
 
-def _check_digests(files: BundleFiles) -> None:
+def check_digests(files: BundleFiles) -> None:
+    """Raise VerificationError for a file that is another than its bundle names."""
     bundle = files.bundle
     named = (
         (files.rootfs, bundle.rootfs.digest),

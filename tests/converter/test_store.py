@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,7 @@ def test_cancel_while_receiving_and_while_waiting(tmp_path):
 
 _CHILD = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from hyperbuild.converter import oci
 from hyperbuild.converter.progress import Task
@@ -279,7 +281,7 @@ def test_index_names_replace_and_leave_what_others_wrote(tmp_path):
     foreign = {"mediaType": "a/b", "digest": one.digest, "size": 1, "artifactType": "t", "x": [1]}
     (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [foreign]}))
     store.tag(one, "a:1")
-    store.tag(two, "a:1", artifact_type="application/vnd.test")
+    store.tag(replace(two, artifact_type="application/vnd.test"), "a:1")
     store.tag(one, "b")
     names = [entry.annotations.get(REF_NAME) for entry in store.entries()]
     assert names == [None, "a:1", "b"]

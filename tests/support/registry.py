@@ -211,13 +211,15 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(answer.delay)
         self._send(answer)
 
-    do_POST = do_HEAD = do_GET  # noqa: N815 - the names that http.server looks for
+    do_POST = do_PUT = do_HEAD = do_GET  # noqa: N815 - the names that http.server looks for
 
     def _ask(self) -> Answer:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length) if length else None
         dropped = ("connection", "host", "content-length")
         headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
+        # What the registry calls itself in the locations of its answers.
+        headers["X-Forwarded-Host"] = self.server.proxy.host  # type: ignore[attr-defined]
         connection = http.client.HTTPConnection(self.server.upstream)  # type: ignore[attr-defined]
         try:
             connection.request(self.command, self.path, body, headers)

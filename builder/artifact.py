@@ -1,0 +1,209 @@
+"""A bundle as it travels: an OCI artifact whose root file system is cut and compressed.
+
+In the store a bundle's root file system is one blob, so that it can be mapped. In a registry it is
+a row of blobs, each a zstd frame of CHUNK bytes of it: they are made, sent, fetched and unpacked
+several at once, a transfer that was cut goes on with the next of them, and the whole of them, put
+together, is a zstd file again. Kernel and initramfs are the blobs that they are in the store.
+
+    config     bundle.json                          application/vnd.hyperbuild.bundle.config.v1+json
+    layers     rootfs.erofs.zst.000 ...             application/vnd.hyperbuild.rootfs.v1.erofs+zstd
+               vmlinux, initramfs.cpio              ...kernel.v1.elf, ...initramfs.v1.cpio
+    subject    the manifest of the image it was made from
+
+An artifact whose rootfs is one plain blob (a bundle copied from a store by oras or skopeo) is read,
+too. Source: OCI image-spec v1.1, manifest.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder.bundling import (
+    ARTIFACT_TYPE,
+    CONFIG_TYPE,
+    INITRAMFS_TYPE,
+    KERNEL_TYPE,
+    ROOTFS_TYPES,
+)
+from hyperbuild.converter import oci
+from hyperbuild.converter.digests import is_digest
+from hyperbuild.converter.errors import ContentError
+from hyperbuild.launcher.bundle import Bundle
+from hyperbuild.launcher.located import BUNDLE_NAME, INITRAMFS_NAME, KERNEL_NAME, rootfs_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Bytes of the root file system in a blob, and the most that a blob of them may have.
+CHUNK = 8 << 20
+_PACKED_LIMIT = CHUNK + (1 << 20)
+#: The most chunks that a root file system has (2 TiB of them).
+_CHUNKS = 1 << 18
+
+TITLE = "org.opencontainers.image.title"
+CREATED = "org.opencontainers.image.created"
+#: Annotations of a chunk: where in the root file system it begins, its size and digest there.
+OFFSET = "sh.hyper.chunk.offset"
+SIZE = "sh.hyper.chunk.size"
+DIGEST = "sh.hyper.chunk.digest"
+#: Annotation of the manifest: the digest of bundle.json, which names everything in the bundle.
+DOCUMENT = "sh.hyper.bundle.document"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a root file system: the blob, and the bytes that it is there, verified by both."""
+
+    blob: oci.Descriptor
+    offset: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A bundle's manifest, read: its document and where the bytes of its files are.
+
+    The rootfs has chunks, or is one ``plain`` blob. ``digest`` is the manifest's; ``subject`` the
+    image it was made from.
+    """
+
+    digest: str
+    subject: oci.Descriptor | None
+    config: oci.Descriptor
+    chunks: tuple[Chunk, ...]
+    plain: oci.Descriptor | None
+    files: tuple[oci.Descriptor, ...]
+
+
+def chunk_type(rootfs_format: str) -> str:
+    """Return the media type of a chunk of a root file system."""
+    return f"{ROOTFS_TYPES[rootfs_format]}+zstd"
+
+
+def spans(size: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and size of each chunk of a root file system of size bytes."""
+    for offset in range(0, size, CHUNK):
+        yield offset, min(CHUNK, size - offset)
+
+
+def chunk_descriptor(rootfs_format: str, chunk: Chunk) -> oci.Descriptor:
+    """Return the layer of a chunk, whose place its annotations say."""
+    number = chunk.offset // CHUNK
+    return replace(
+        chunk.blob,
+        media_type=chunk_type(rootfs_format),
+        annotations={
+            TITLE: f"{rootfs_name(rootfs_format)}.zst.{number:03}",
+            OFFSET: str(chunk.offset),
+            SIZE: str(chunk.size),
+            DIGEST: chunk.digest,
+        },
+    )
+
+
+def kernel_descriptor(digest: str, size: int) -> oci.Descriptor:
+    """Return the layer of a kernel."""
+    return oci.Descriptor(KERNEL_TYPE, digest, size, {TITLE: KERNEL_NAME})
+
+
+def initramfs_descriptor(digest: str, size: int) -> oci.Descriptor:
+    """Return the layer of an initramfs."""
+    return oci.Descriptor(INITRAMFS_TYPE, digest, size, {TITLE: INITRAMFS_NAME})
+
+
+def write_artifact(
+    document: bytes,
+    layers: list[oci.Descriptor],
+    subject: oci.Descriptor | None,
+    created: str,
+) -> bytes:
+    """Return the manifest of a bundle with that bundle.json; created is as in RFC 3339."""
+    config = oci.Descriptor(
+        CONFIG_TYPE, oci.digest_of(document), len(document), {TITLE: BUNDLE_NAME}
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": oci.OCI_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": config.document(),
+        "layers": [layer.document() for layer in layers],
+        "annotations": {CREATED: created, DOCUMENT: config.digest},
+    }
+    if subject:
+        manifest["subject"] = subject.document()
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def is_artifact(raw: bytes) -> bool:
+    """Tell whether a verified manifest is a bundle's."""
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and fields.get("artifactType") == ARTIFACT_TYPE
+
+
+def read_artifact(raw: bytes, where: str) -> Artifact:
+    """Read a bundle's manifest; ContentError if it is none."""
+    manifest = oci.Manifest.read(raw, where)
+    if manifest.artifact_type != ARTIFACT_TYPE or manifest.config.media_type != CONFIG_TYPE:
+        raise ContentError(
+            f"{where} is no bundle but of type "
+            f"{manifest.artifact_type or manifest.config.media_type!r}; name a bundle or an image"
+        )
+    plain_types = set(ROOTFS_TYPES.values())
+    chunk_types = {chunk_type(name) for name in ROOTFS_TYPES}
+    layers = manifest.layers
+    plain = [layer for layer in layers if layer.media_type in plain_types]
+    chunks = [_read_chunk(layer, where) for layer in layers if layer.media_type in chunk_types]
+    files = [layer for layer in layers if layer.media_type in (KERNEL_TYPE, INITRAMFS_TYPE)]
+    if len(plain) + bool(chunks) != 1 or len(plain) + len(chunks) + len(files) != len(layers):
+        raise ContentError(f"{where}: a bundle without one root file system; push it again")
+    return Artifact(
+        digest=manifest.digest,
+        subject=manifest.subject,
+        config=manifest.config,
+        chunks=tuple(chunks),
+        plain=plain[0] if plain else None,
+        files=tuple(files),
+    )
+
+
+def _read_chunk(layer: oci.Descriptor, where: str) -> Chunk:
+    numbers = [layer.annotations.get(name, "") for name in (OFFSET, SIZE)]
+    digest = layer.annotations.get(DIGEST, "")
+    readable = all(text.isdecimal() and text.isascii() and len(text) < 16 for text in numbers)
+    if not readable or not is_digest(digest) or layer.size > _PACKED_LIMIT:
+        raise ContentError(f"{where}: a chunk whose place nobody knows; push the bundle again")
+    return Chunk(layer, int(numbers[0]), int(numbers[1]), digest)
+
+
+def check_artifact(artifact: Artifact, bundle: Bundle, where: str) -> None:
+    """Raise ContentError unless artifact has the files that its bundle.json names, and no more."""
+    named = {
+        KERNEL_TYPE: bundle.kernel.digest if bundle.kernel else None,
+        INITRAMFS_TYPE: bundle.initramfs,
+    }
+    here = {layer.media_type: layer.digest for layer in artifact.files}
+    wanted = {kind: digest for kind, digest in named.items() if digest}
+    plain = artifact.plain
+    fits = plain is None or (plain.digest, plain.size) == (bundle.rootfs.digest, bundle.rootfs.size)
+    if (
+        here != wanted
+        or len(here) != len(artifact.files)
+        or not fits
+        or not _covers(artifact.chunks, bundle.rootfs.size, plain is not None)
+    ):
+        raise ContentError(
+            f"{where}: the files in this bundle are not those that its bundle.json names; "
+            "push it again"
+        )
+
+
+def _covers(chunks: tuple[Chunk, ...], size: int, plain: bool) -> bool:
+    """Tell whether chunks are the spans of a root file system of size bytes."""
+    places = [(chunk.offset, chunk.size) for chunk in chunks]
+    return plain or (size <= _CHUNKS * CHUNK and places == list(spans(size)))

@@ -1,0 +1,88 @@
+"""The commands that bring bundles to registries and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hyperbuild.builder.context import Context
+
+
+@click.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@click.argument("destination", required=False, metavar="[HOST/NAME:TAG]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
+@authfile_option
+@pass_context
+def push(
+    context: Context,
+    /,
+    *,
+    name: str,
+    destination: str | None,
+    as_json: bool,
+    authfile: Path | None,
+) -> None:
+    """Push a BUNDLE (of `images`, or a directory) to a registry, for others to boot.
+
+    Without a destination it is attached to the image that it was made from, where `pull` and `boot`
+    of that image find it. Only what the registry lacks is sent. The last line of stdout names the
+    bundle by its digest.
+    """
+    from hyperbuild.builder.pushing import push_bundle
+
+    pushed = push_bundle(context, name, destination, authfile)
+    attached = f", attached to {pushed.subject[:19]}" if pushed.subject else ""
+    context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}")
+    click.echo(pushed.to_json() if as_json else pushed.name)
+
+
+@click.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@platform_option
+@authfile_option
+@pass_context
+def pull(
+    context: Context, /, *, name: str, platform_text: str | None, authfile: Path | None
+) -> None:
+    """Fetch a BUNDLE (HOST/NAME:TAG or @DIGEST), or the newest attached to IMAGE, into the store.
+
+    A transfer that was cut goes on where it was. The digest that `images` lists is the last line of
+    stdout.
+    """
+    from hyperbuild.builder.pulling import pull_bundle
+
+    click.echo(pull_bundle(context, name, platform_text, authfile).digest)
+
+
+@click.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@platform_option
+@authfile_option
+@pass_context
+def verify(
+    context: Context, /, *, name: str, platform_text: str | None, authfile: Path | None
+) -> None:
+    """Read all of a bundle, wherever it is, and check it against every digest that names it.
+
+    A directory or a digest of `images` is read here; anything else is fetched from its registry,
+    and kept nowhere.
+    """
+    from hyperbuild.builder.locating import is_finished, open_finished
+
+    if is_finished(name):
+        from hyperbuild.launcher.located import check_digests
+
+        files = open_finished(context, name)
+        check_digests(files)
+        click.echo(files.bundle.rootfs.digest)
+    else:
+        from hyperbuild.builder.pulling import verify_remote
+
+        click.echo(verify_remote(context, name, platform_text, authfile))

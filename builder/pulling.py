@@ -1,0 +1,229 @@
+"""A bundle from a registry into the store: named itself, or attached to an image."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder import artifact
+from hyperbuild.builder.bundling import (
+    ARTIFACT_TYPE,
+    ROOTFS_TYPES,
+    StoredBundle,
+    enter_bundle,
+    find_made,
+)
+from hyperbuild.builder.landing import digest_chunks, land_rootfs
+from hyperbuild.converter import oci
+from hyperbuild.converter.documents import Documents
+from hyperbuild.converter.errors import (
+    ContentError,
+    InputError,
+    NotFoundError,
+    VerificationError,
+)
+from hyperbuild.converter.limits import LARGEST_DOCUMENT, too_long
+from hyperbuild.converter.places import Places
+from hyperbuild.converter.platforms import host_platform
+from hyperbuild.converter.reference import parse_reference
+from hyperbuild.converter.referrers import list_referrers
+from hyperbuild.converter.workers import Workers
+from hyperbuild.launcher.bundle import Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hyperbuild.builder.artifact import Artifact
+    from hyperbuild.builder.context import Context
+    from hyperbuild.converter.progress import Progress
+    from hyperbuild.converter.reference import Reference
+    from hyperbuild.converter.store import Store
+
+#: Largest bundle.json that is fetched: it holds an image's config, whose strings it escapes.
+_DOCUMENT_LIMIT = 4 * LARGEST_DOCUMENT
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """A repository that is read: what was asked for, and the means to fetch it."""
+
+    reference: Reference
+    wanted: oci.Platform
+    store: Store
+    places: Places
+    documents: Documents
+    workers: Workers
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A bundle in a registry: its manifest and its document."""
+
+    artifact: Artifact
+    bundle: Bundle
+
+
+def pull_bundle(
+    context: Context, name: str, platform_text: str | None, authfile: Path | None
+) -> StoredBundle:
+    """Bring the bundle that name is, or that is attached to the image called name, into the store.
+
+    Of several the newest is taken. NotFoundError: there is none; VerificationError, ContentError:
+    it is not what it says; and what a registry may answer.
+    """
+    with _remote(context, name, platform_text, authfile) as remote:
+        return _land(remote, _find(remote))
+
+
+def find_ready(
+    context: Context, name: str, platform_text: str | None, authfile: Path | None
+) -> StoredBundle | None:
+    """Return the bundle that name is, or that is attached to that image, in the store; or None.
+
+    What is attached to an image that is named by its digest does not count: whoever asks for these
+    very bytes does not ask for what somebody has attached to them.
+    """
+    if parse_reference(name).transport != "docker":
+        return None
+    with _remote(context, name, platform_text, authfile) as remote:
+        try:
+            found = _find(remote, attached=not remote.reference.digest)
+            return _land(remote, found) if found.bundle.kernel else None
+        except NotFoundError:
+            return None
+        except (ContentError, VerificationError) as error:
+            context.console.warn(f"{error}; the image is converted instead")
+            return None
+
+
+def verify_remote(
+    context: Context, name: str, platform_text: str | None, authfile: Path | None
+) -> str:
+    """Fetch all of a bundle in a registry and check it, keeping nothing; return its digest.
+
+    Errors as of ``pull_bundle``.
+    """
+    with _remote(context, name, platform_text, authfile) as remote:
+        found = _find(remote)
+        rootfs, here = found.bundle.rootfs, found.artifact
+        if here.plain:
+            digest = _digest_blob(remote, here.plain)
+        else:
+            digest = digest_chunks(
+                here.chunks, rootfs.size, remote.places, remote.workers, remote.progress
+            )
+        _require(digest, rootfs.digest, f"{remote.reference}: its root file system")
+        for file in here.files:
+            _require(_digest_blob(remote, file), file.digest, f"{remote.reference}: a file of it")
+        return here.digest
+
+
+def _require(seen: str, named: str, what: str) -> None:
+    if seen != named:
+        raise VerificationError(f"{what} is {seen} where {named} is named; push the bundle again")
+
+
+def _digest_blob(remote: _Remote, blob: oci.Descriptor) -> str:
+    client = remote.places.origin()
+    digest = oci.hasher(blob.digest)
+    with remote.progress.task(blob.digest[:19], blob.size) as task:
+        for piece in client.small_blob(blob):
+            digest.update(piece)
+            task.advance(len(piece))
+    return f"{blob.digest.partition(':')[0]}:{digest.hexdigest()}"
+
+
+@contextmanager
+def _remote(
+    context: Context, name: str, platform_text: str | None, authfile: Path | None
+) -> Iterator[_Remote]:
+    reference = parse_reference(name)
+    if reference.transport != "docker":
+        raise InputError(f"{reference} is in no registry; name a bundle or an image that is in one")
+    wanted = (
+        oci.Platform.parse(platform_text) if platform_text else host_platform(platform.machine())
+    )
+    store, settings = context.store(), context.registries(authfile, reference.transport)
+    with ExitStack() as stack:
+        places = Places(reference, settings)
+        stack.callback(places.close)
+        workers = Workers(settings.connections, "pull")
+        stack.callback(workers.close)
+        stack.callback(places.stop.set)
+        documents = Documents(reference, store, places)
+        yield _Remote(reference, wanted, store, places, documents, workers, context.console)
+
+
+def _find(remote: _Remote, *, attached: bool = True) -> _Found:
+    """Read what the reference names: a bundle, or (attached) the newest attached to an image."""
+    root, content = remote.documents.root(remote.progress)
+    where = str(remote.reference)
+    if artifact.is_artifact(content):
+        return _read(remote, artifact.read_artifact(content, where), where)
+    image = remote.documents.resolve(root, content, remote.wanted, remote.progress)
+    digest = image.manifest.digest
+    listed = attached and remote.places.anywhere(
+        lambda client: list_referrers(client, digest, ARTIFACT_TYPE), remote.progress
+    )
+    if not listed:
+        raise NotFoundError(
+            f"no bundle is attached to {where} ({digest}); convert the image, and "
+            "hyperbuild push it for others"
+        )
+    newest = max(listed, key=lambda found: found.annotations.get(artifact.CREATED, ""))
+    where = f"{where}, bundle {newest.digest}"
+    raw = remote.documents.read(newest, remote.progress)
+    found = _read(remote, artifact.read_artifact(raw, where), where)
+    if found.bundle.image.manifest_digest != digest:
+        raise ContentError(
+            f"{where} was made from another image, {found.bundle.image.manifest_digest}; "
+            "remove it from the registry"
+        )
+    return found
+
+
+def _read(remote: _Remote, found: Artifact, where: str) -> _Found:
+    if found.config.size > _DOCUMENT_LIMIT:
+        raise too_long(f"{where}: bundle.json", _DOCUMENT_LIMIT)
+    document = remote.documents.read(found.config, remote.progress)
+    bundle = Bundle.from_json(document, where)
+    artifact.check_artifact(found, bundle, where)
+    return _Found(found, bundle)
+
+
+def _land(remote: _Remote, found: _Found) -> StoredBundle:
+    """Have all of a bundle in the store, and its name lead to it."""
+    store, here, bundle = remote.store, found.artifact, found.bundle
+    known = find_made(store, here.digest)
+    if known and known.name == str(remote.reference):
+        return known
+    blobs = [remote.workers.submit(partial(_ingest, remote, file)) for file in here.files]
+    if here.plain:
+        _ingest(remote, here.plain)
+    else:
+        land_rootfs(
+            store, bundle.rootfs, here.chunks, remote.places, remote.workers, remote.progress
+        )
+    for blob in blobs:
+        blob.result()
+    rootfs = bundle.rootfs
+    layers = [
+        oci.Descriptor(ROOTFS_TYPES[rootfs.format], rootfs.digest, rootfs.size),
+        *(oci.Descriptor(file.media_type, file.digest, file.size) for file in here.files),
+    ]
+    return enter_bundle(store, str(remote.reference), bundle, layers, here.subject, here.digest)
+
+
+def _ingest(remote: _Remote, blob: oci.Descriptor) -> Path:
+    with remote.progress.task(blob.digest[:19], blob.size) as task:
+        return remote.places.anywhere(
+            lambda client: remote.store.ingest(
+                blob, lambda offset: client.blob(blob, offset), task, remote.places.stop.is_set
+            ),
+            remote.progress,
+        )

@@ -1,0 +1,250 @@
+"""A bundle to a registry: what it lacks is compressed and sent, several pieces at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hyperbuild.builder import artifact
+from hyperbuild.builder.bundling import ARTIFACT_TYPE, CONFIG_TYPE, find_bundle
+from hyperbuild.builder.locating import is_finished, open_finished
+from hyperbuild.converter import oci
+from hyperbuild.converter.errors import InputError, VerificationError
+from hyperbuild.converter.files import open_regular
+from hyperbuild.converter.places import Places
+from hyperbuild.converter.reference import parse_reference
+from hyperbuild.converter.referrers import attach, list_referrers
+from hyperbuild.converter.upload import push_blob, push_manifest
+from hyperbuild.converter.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from hyperbuild.builder.context import Context
+    from hyperbuild.converter.progress import Task
+    from hyperbuild.converter.reference import Reference
+    from hyperbuild.converter.registry import Registry
+    from hyperbuild.launcher.located import BundleFiles
+
+#: zstd's own default: half of what the highest levels save, at a tenth of their time.
+_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What was pushed: where it can be named, the bytes sent, and what it is attached to."""
+
+    name: str
+    digest: str
+    sent: int
+    subject: str
+
+    def to_json(self) -> str:
+        """Return it as a JSON object."""
+        fields = {"name": self.name, "digest": self.digest, "sent": self.sent}
+        return json.dumps({**fields, "attachedTo": self.subject or None}, indent=2)
+
+
+def push_bundle(
+    context: Context, name: str, destination: str | None, authfile: Path | None
+) -> Pushed:
+    """Push the bundle called name to destination, or to the image that it was made from.
+
+    Where the image is in the same repository, the bundle is attached to it. InputError: it came
+    from no registry and destination is not given; VerificationError: the bundle's files are not
+    those its document names; AccessError, UnavailableError: of the registry.
+    """
+    files = _find(context, name)
+    reference = _destination(files, destination)
+    settings = context.registries(authfile, reference.transport)
+    with ExitStack() as stack:
+        places = Places(reference, settings)
+        stack.callback(places.close)
+        workers = Workers(settings.connections, "push")
+        stack.callback(workers.close)
+        stack.callback(places.stop.set)
+        client = places.origin()
+        subject = _subject(files, client)
+        where = f"{reference.registry}/{reference.repository}"
+        if destination:
+            _refuse_image(client, reference)
+        elif subject is None:
+            raise InputError(
+                f"{where} does not have the image that the bundle was made from, "
+                f"{files.bundle.image.manifest_digest}; say where to push the bundle instead"
+            )
+        elif known := _attached(client, files.bundle.to_json(), subject):
+            return Pushed(f"{where}@{known}", known, 0, subject.digest)
+        layers, sent = _push_layers(context, files, places, workers)
+        document = files.bundle.to_json()
+        manifest = artifact.write_artifact(document, layers, subject, _created(context))
+        digest = oci.digest_of(manifest)
+        _push_manifest(client, reference.tag if destination else digest, manifest, subject)
+    name = f"{where}:{reference.tag}@{digest}" if destination else f"{where}@{digest}"
+    return Pushed(name, digest, sent, subject.digest if subject else "")
+
+
+def _find(context: Context, name: str) -> BundleFiles:
+    if is_finished(name):
+        return open_finished(context, name)
+    reference = parse_reference(name)
+    return find_bundle(context.store(), str(reference)).files
+
+
+def _destination(files: BundleFiles, destination: str | None) -> Reference:
+    reference = parse_reference(destination or files.bundle.image.reference)
+    if reference.transport != "docker":
+        raise InputError(
+            f"{reference} is in no registry to push to; say where: hyperbuild push BUNDLE "
+            "HOST/NAME:TAG"
+        )
+    if destination and reference.digest:
+        raise InputError(
+            f"{reference} has a digest, and what is pushed has one of its own; give a tag alone"
+        )
+    return reference
+
+
+def _subject(files: BundleFiles, client: Registry) -> oci.Descriptor | None:
+    """Return the manifest of the bundle's image, if the repository has it."""
+    digest = files.bundle.image.manifest_digest
+    found = client.find_manifest(digest)
+    return found and oci.Descriptor(found[1], digest, len(found[0]))
+
+
+def _refuse_image(client: Registry, reference: Reference) -> None:
+    """Raise InputError if the tag is an image's, which others pull by it."""
+    found = client.find_manifest(reference.tag)
+    if found and not artifact.is_artifact(found[0]):
+        raise InputError(
+            f"{reference} is an image or another artifact; give the bundle another tag, or leave "
+            "the destination out to attach it to its image"
+        )
+
+
+def _attached(client: Registry, document: bytes, subject: oci.Descriptor) -> str | None:
+    """Return the digest of the same bundle if it is attached to subject already."""
+    wanted = oci.digest_of(document)
+    for found in list_referrers(client, subject.digest, ARTIFACT_TYPE):
+        if found.annotations.get(artifact.DOCUMENT) == wanted:
+            return found.digest
+    return None
+
+
+def _created(context: Context) -> str:
+    seconds = time.time() if context.epoch is None else context.epoch
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _push_layers(
+    context: Context, files: BundleFiles, places: Places, workers: Workers
+) -> tuple[list[oci.Descriptor], int]:
+    """Bring all blobs to the registry; return the layers in order, and how many bytes were sent."""
+    bundle = files.bundle
+    with ExitStack() as stack:
+        rootfs = open_regular(files.rootfs)
+        stack.callback(os.close, rootfs)
+        size = os.fstat(rootfs).st_size
+        if size != bundle.rootfs.size:
+            raise VerificationError(
+                f"{files.rootfs} has {size} bytes where its bundle says {bundle.rootfs.size}; "
+                "convert the image again"
+            )
+        task = stack.enter_context(context.console.task("push", size))
+        jobs: list[Callable[[], tuple[oci.Descriptor, int]]] = [
+            partial(_push_chunk, places, rootfs, bundle.rootfs.format, span, task)
+            for span in artifact.spans(size)
+        ]
+        if bundle.kernel and files.kernel:
+            describe = artifact.kernel_descriptor
+            jobs.append(partial(_push_file, places, files.kernel, bundle.kernel.digest, describe))
+        if bundle.initramfs and files.initramfs:
+            describe = artifact.initramfs_descriptor
+            jobs.append(partial(_push_file, places, files.initramfs, bundle.initramfs, describe))
+        document = bundle.to_json()
+        config = oci.Descriptor(CONFIG_TYPE, oci.digest_of(document), len(document))
+        jobs.append(lambda: _push(places, config, document))
+        futures = [workers.submit(job) for job in jobs]
+        _check_digest(files.rootfs, rootfs, bundle.rootfs.digest)
+        done = _all(futures)
+    *layers, _ = (layer for layer, _ in done)
+    return layers, sum(sent for _, sent in done)
+
+
+def _check_digest(path: Path, fd: int, digest: str) -> None:
+    """Raise VerificationError if what is being sent is not what bundle.json names."""
+    with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
+        seen = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if seen != digest:
+        raise VerificationError(
+            f"{path} is {seen} where its bundle says {digest}; convert the image again"
+        )
+
+
+def _all(
+    futures: list[Future[tuple[oci.Descriptor, int]]],
+) -> list[tuple[oci.Descriptor, int]]:
+    """Wait for all; of several failures the first in order is raised."""
+    wait(futures, return_when="FIRST_EXCEPTION")
+    return [future.result() for future in futures]
+
+
+def _push_chunk(
+    places: Places, rootfs: int, rootfs_format: str, span: tuple[int, int], task: Task
+) -> tuple[oci.Descriptor, int]:
+    import zstandard
+
+    offset, size = span
+    content = os.pread(rootfs, size, offset)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
+    blob = oci.Descriptor("", oci.digest_of(packed), len(packed))
+    layer = artifact.chunk_descriptor(rootfs_format, artifact.Chunk(blob, offset, size, digest))
+    done = _push(places, layer, packed)
+    task.advance(size)
+    return done
+
+
+def _push_file(
+    places: Places,
+    path: Path,
+    digest: str,
+    describe: Callable[[str, int], oci.Descriptor],
+) -> tuple[oci.Descriptor, int]:
+    content = path.read_bytes()
+    if not oci.matches(digest, content):
+        raise VerificationError(
+            f"{path} has other bytes than its bundle's {digest}; convert the image again"
+        )
+    return _push(places, describe(digest, len(content)), content)
+
+
+def _push(places: Places, descriptor: oci.Descriptor, content: bytes) -> tuple[oci.Descriptor, int]:
+    sent = push_blob(places.origin(), descriptor, content)
+    return descriptor, len(content) if sent else 0
+
+
+def _push_manifest(
+    client: Registry, reference: str, manifest: bytes, subject: oci.Descriptor | None
+) -> None:
+    """Push the manifest as reference (a tag or its digest), and attach it to its subject."""
+    entered = push_manifest(client, manifest, oci.OCI_MANIFEST, reference)
+    if subject and not entered:
+        read = oci.Manifest.read(manifest, reference)
+        referrer = oci.Descriptor(
+            oci.OCI_MANIFEST,
+            read.digest,
+            len(manifest),
+            read.annotations,
+            artifact_type=ARTIFACT_TYPE,
+        )
+        attach(client, referrer, subject.digest)
