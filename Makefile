@@ -40,10 +40,11 @@ fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each 
 	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -max_len=65536 || exit 1; \
 	done
 
-bench: setup ## measure convert, boot and density, against the usual tools; prints tables
+bench: setup ## measure convert, boot, density and transfer, against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert
 	$(VENV)/python -m benchmarks.boot
 	$(VENV)/python -m benchmarks.density
+	$(VENV)/python -m benchmarks.transfer
 
 clean: ## remove what the others made in this checkout (the image cache stays)
 	rm -rf .venv .demo build dist *.egg-info
