@@ -154,6 +154,10 @@ BOOT_OPTIONS = (
         "authfile", ("--authfile",), "File of registry credentials.", Path, metavar="PATH",
         shapes=True,
     ),
+    BootOption(
+        "policy", ("--policy",), "Boot only what this file allows, by who has signed it.", file,
+        metavar="FILE", shapes=True,
+    ),
 )  # fmt: skip
 
 

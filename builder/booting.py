@@ -56,6 +56,7 @@ class BootOptions(Record):
     kernel_file: Path | None
     platform_text: str | None
     authfile: Path | None
+    policy: Path | None
 
 
 def boot_image(context: Context, options: BootOptions) -> int:
@@ -138,6 +139,8 @@ def machine_options(
 
 def find_files(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
+    if options.policy:
+        return _find_trusted(context, options, options.policy)
     if is_finished(options.image):
         _refuse_image_options(options)
         return open_finished(context, options.image)
@@ -163,6 +166,21 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
         options.profile or DEFAULT_PROFILE,
     )
     return stored_bundle(context, request).files
+
+
+def _find_trusted(context: Context, options: BootOptions, policy: Path) -> BundleFiles:
+    from hyperbuild.builder.policy import read_policy
+    from hyperbuild.builder.trusting import find_trusted
+
+    if options.kernel_file or options.profile:
+        raise InputError(
+            "--policy is for finished bundles, whose kernel is their own; drop --kernel, --profile "
+            "or --policy"
+        )
+    rules = read_policy(policy)
+    return find_trusted(
+        context, options.image, rules, options.platform_text, options.authfile
+    ).files
 
 
 def _refuse_image_options(options: BootOptions) -> None:

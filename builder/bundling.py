@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.attestation import ENVELOPE_TYPE
 from hyperbuild.builder.parts import describe_kernel
 from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
@@ -40,6 +41,8 @@ KERNEL_TYPE = "application/vnd.hyperbuild.kernel.v1.elf"
 INITRAMFS_TYPE = "application/vnd.hyperbuild.initramfs.v1.cpio"
 #: Annotation of a bundle in the store: the digest of everything that it was made of.
 KEY = "sh.hyper.bundle.key"
+#: Annotation of a bundle in the store: the digest of a signed statement about it.
+ENVELOPE = "sh.hyper.bundle.envelope"
 #: How much of a digest is shown to people, and enough to name a bundle by.
 DIGEST_SHOWN = len("sha256:") + 12
 #: Raised when a bundle made of the same things would be another one.
@@ -56,11 +59,15 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class StoredBundle:
-    """A bundle in the store: the name it was given, its manifest's digest, and its files."""
+    """A bundle in the store: the name it was given, its manifest's digest, and its files.
+
+    ``envelope`` is the digest of a signed statement about it, "" if it came without one.
+    """
 
     name: str
     digest: str
     files: BundleFiles
+    envelope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +235,12 @@ def enter_bundle(
     layers: list[oci.Descriptor],
     subject: oci.Descriptor | None,
     key: str,
+    envelope: bytes = b"",
 ) -> StoredBundle:
     """Enter a bundle whose layers (rootfs, kernel, initramfs) are in store, as name.
 
-    subject is the manifest of the image it was made from; key tells it from others of that name.
+    subject is the manifest of the image it was made from; key tells it from others of that name;
+    envelope is a signed statement about it.
     """
     document = {
         "schemaVersion": 2,
@@ -243,8 +252,12 @@ def enter_bundle(
     if subject:
         document["subject"] = subject.document()
     written = store.put(json.dumps(document, sort_keys=True).encode(), oci.OCI_MANIFEST)
-    store.tag(replace(written, annotations={KEY: key}, artifact_type=ARTIFACT_TYPE), name)
-    return StoredBundle(name, written.digest, _located(store, bundle))
+    annotations = {KEY: key}
+    if envelope:
+        annotations[ENVELOPE] = store.put(envelope, ENVELOPE_TYPE).digest
+    store.tag(replace(written, annotations=annotations, artifact_type=ARTIFACT_TYPE), name)
+    signed = annotations.get(ENVELOPE, "")
+    return StoredBundle(name, written.digest, _located(store, bundle), signed)
 
 
 def find_made(store: Store, key: str) -> StoredBundle | None:
@@ -310,7 +323,8 @@ def _open(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
     if config is None or not all(store.has(layer) for layer in manifest.layers):
         return None
     bundle = Bundle.from_json(config, f"bundle {entry.digest}")
-    return StoredBundle(_name(entry), entry.digest, _located(store, bundle))
+    signed = entry.annotations.get(ENVELOPE, "")
+    return StoredBundle(_name(entry), entry.digest, _located(store, bundle), signed)
 
 
 def _located(store: Store, bundle: Bundle) -> BundleFiles:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
+from hyperbuild.builder.sharing import (
+    authfile_option,
+    pass_context,
+    platform_option,
+    policy_option,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hyperbuild.builder.context import Context
 
 
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="IMAGE|BUNDLE")
 @click.argument("destination", required=False, metavar="[HOST/NAME:TAG]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description on stdout.")
+@click.option(
+    "--sign", "sign_with", type=click.Path(path_type=Path, dir_okay=False), metavar="KEY",
+    help="Attach a statement of what it was made of, signed by this private key (PEM).",
+)  # fmt: skip
 @authfile_option
 @pass_context
 def push(
@@ -27,6 +35,7 @@ def push(
     name: str,
     destination: str | None,
     as_json: bool,
+    sign_with: Path | None,
     authfile: Path | None,
 ) -> None:
     """Push a BUNDLE (of `images`, or a directory) to a registry, for others to boot.
@@ -37,7 +46,7 @@ def push(
     """
     from hyperbuild.builder.pushing import push_bundle
 
-    pushed = push_bundle(context, name, destination, authfile)
+    pushed = push_bundle(context, name, destination, authfile, sign_with)
     attached = f", attached to {pushed.subject[:19]}" if pushed.subject else ""
     context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}")
     click.echo(pushed.to_json() if as_json else pushed.name)
@@ -45,11 +54,18 @@ def push(
 
 @click.command()
 @click.argument("name", metavar="IMAGE|BUNDLE")
+@policy_option
 @platform_option
 @authfile_option
 @pass_context
 def pull(
-    context: Context, /, *, name: str, platform_text: str | None, authfile: Path | None
+    context: Context,
+    /,
+    *,
+    name: str,
+    policy: Path | None,
+    platform_text: str | None,
+    authfile: Path | None,
 ) -> None:
     """Fetch a BUNDLE (HOST/NAME:TAG or @DIGEST), or the newest attached to IMAGE, into the store.
 
@@ -58,31 +74,39 @@ def pull(
     """
     from hyperbuild.builder.pulling import pull_bundle
 
-    click.echo(pull_bundle(context, name, platform_text, authfile).digest)
+    rule = None
+    if policy:
+        from hyperbuild.builder.policy import read_policy
+        from hyperbuild.converter.reference import parse_reference
+
+        rule = read_policy(policy).rule_for(str(parse_reference(name)))
+    click.echo(pull_bundle(context, name, platform_text, authfile, rule).digest)
 
 
 @click.command()
 @click.argument("name", metavar="IMAGE|BUNDLE")
+@click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE", help="Fail unless one of these public keys (PEM) has signed it.",
+)  # fmt: skip
 @platform_option
 @authfile_option
 @pass_context
 def verify(
-    context: Context, /, *, name: str, platform_text: str | None, authfile: Path | None
+    context: Context,
+    /,
+    *,
+    name: str,
+    keys: tuple[Path, ...],
+    platform_text: str | None,
+    authfile: Path | None,
 ) -> None:
     """Read all of a bundle, wherever it is, and check it against every digest that names it.
 
     A directory or a digest of `images` is read here; anything else is fetched from its registry,
-    and kept nowhere.
+    and kept nowhere. What it is checked against is printed: the digest of its root file system, or
+    in a registry of the whole bundle.
     """
-    from hyperbuild.builder.locating import is_finished, open_finished
+    from hyperbuild.builder.checking import verify_bundle
 
-    if is_finished(name):
-        from hyperbuild.launcher.located import check_digests
-
-        files = open_finished(context, name)
-        check_digests(files)
-        click.echo(files.bundle.rootfs.digest)
-    else:
-        from hyperbuild.builder.pulling import verify_remote
-
-        click.echo(verify_remote(context, name, platform_text, authfile))
+    click.echo(verify_bundle(context, name, keys, platform_text, authfile))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder import artifact
+from hyperbuild.builder.attestation import fetch_envelopes
 from hyperbuild.builder.bundling import (
     ARTIFACT_TYPE,
     ROOTFS_TYPES,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.artifact import Artifact
     from hyperbuild.builder.context import Context
+    from hyperbuild.builder.policy import Rule
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.store import Store
@@ -69,15 +72,30 @@ class _Found:
 
 
 def pull_bundle(
-    context: Context, name: str, platform_text: str | None, authfile: Path | None
+    context: Context,
+    name: str,
+    platform_text: str | None,
+    authfile: Path | None,
+    rule: Rule | None = None,
 ) -> StoredBundle:
     """Bring the bundle that name is, or that is attached to the image called name, into the store.
 
-    Of several the newest is taken. NotFoundError: there is none; VerificationError, ContentError:
-    it is not what it says; and what a registry may answer.
+    Of several the newest is taken, and it has to be signed as rule says. NotFoundError: there is
+    none; VerificationError, ContentError: it is not what it says, or not signed; and what a
+    registry may answer.
     """
     with _remote(context, name, platform_text, authfile) as remote:
-        return _land(remote, _find(remote))
+        found = _find(remote)
+        return _land(remote, found, _accepted(remote, found, rule) if rule else b"")
+
+
+def _accepted(remote: _Remote, found: _Found, rule: Rule) -> bytes:
+    """Return the signed statement about a bundle that satisfies rule; VerificationError."""
+    digest = found.artifact.digest
+    envelopes = fetch_envelopes(remote.places, remote.documents, digest, remote.progress)
+    return rule.accept(
+        envelopes, digest, f"{remote.reference}, bundle {digest},", datetime.now(UTC)
+    )
 
 
 def find_ready(
@@ -102,7 +120,11 @@ def find_ready(
 
 
 def verify_remote(
-    context: Context, name: str, platform_text: str | None, authfile: Path | None
+    context: Context,
+    name: str,
+    platform_text: str | None,
+    authfile: Path | None,
+    rule: Rule | None = None,
 ) -> str:
     """Fetch all of a bundle in a registry and check it, keeping nothing; return its digest.
 
@@ -110,6 +132,8 @@ def verify_remote(
     """
     with _remote(context, name, platform_text, authfile) as remote:
         found = _find(remote)
+        if rule:
+            _accepted(remote, found, rule)
         rootfs, here = found.bundle.rootfs, found.artifact
         if here.plain:
             digest = _digest_blob(remote, here.plain)
@@ -196,11 +220,11 @@ def _read(remote: _Remote, found: Artifact, where: str) -> _Found:
     return _Found(found, bundle)
 
 
-def _land(remote: _Remote, found: _Found) -> StoredBundle:
+def _land(remote: _Remote, found: _Found, envelope: bytes = b"") -> StoredBundle:
     """Have all of a bundle in the store, and its name lead to it."""
     store, here, bundle = remote.store, found.artifact, found.bundle
     known = find_made(store, here.digest)
-    if known and known.name == str(remote.reference):
+    if known and known.name == str(remote.reference) and not envelope:
         return known
     blobs = [remote.workers.submit(partial(_ingest, remote, file)) for file in here.files]
     if here.plain:
@@ -216,7 +240,8 @@ def _land(remote: _Remote, found: _Found) -> StoredBundle:
         oci.Descriptor(ROOTFS_TYPES[rootfs.format], rootfs.digest, rootfs.size),
         *(oci.Descriptor(file.media_type, file.digest, file.size) for file in here.files),
     ]
-    return enter_bundle(store, str(remote.reference), bundle, layers, here.subject, here.digest)
+    name = str(remote.reference)
+    return enter_bundle(store, name, bundle, layers, here.subject, here.digest, envelope)
 
 
 def _ingest(remote: _Remote, blob: oci.Descriptor) -> Path:

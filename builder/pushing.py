@@ -20,14 +20,16 @@ from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.files import open_regular
 from hyperbuild.converter.places import Places
 from hyperbuild.converter.reference import parse_reference
-from hyperbuild.converter.referrers import attach, list_referrers
-from hyperbuild.converter.upload import push_blob, push_manifest
+from hyperbuild.converter.referrers import list_referrers, push_referrer
+from hyperbuild.converter.upload import push_blob
 from hyperbuild.converter.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
     from pathlib import Path
+
+    from securesystemslib.signer import CryptoSigner
 
     from hyperbuild.builder.context import Context
     from hyperbuild.converter.progress import Task
@@ -55,16 +57,22 @@ class Pushed:
 
 
 def push_bundle(
-    context: Context, name: str, destination: str | None, authfile: Path | None
+    context: Context,
+    name: str,
+    destination: str | None,
+    authfile: Path | None,
+    sign_with: Path | None,
 ) -> Pushed:
     """Push the bundle called name to destination, or to the image that it was made from.
 
-    Where the image is in the same repository, the bundle is attached to it. InputError: it came
-    from no registry and destination is not given; VerificationError: the bundle's files are not
+    Where the image is in the same repository, the bundle is attached to it. sign_with is the file
+    of a private key that signs what was made, and of what. InputError: it came from no registry and
+    destination is not given, or there is no such key; VerificationError: the bundle's files are not
     those its document names; AccessError, UnavailableError: of the registry.
     """
     files = _find(context, name)
     reference = _destination(files, destination)
+    signer = _signer(sign_with)
     settings = context.registries(authfile, reference.transport)
     with ExitStack() as stack:
         places = Places(reference, settings)
@@ -83,14 +91,54 @@ def push_bundle(
                 f"{files.bundle.image.manifest_digest}; say where to push the bundle instead"
             )
         elif known := _attached(client, files.bundle.to_json(), subject):
-            return Pushed(f"{where}@{known}", known, 0, subject.digest)
+            if signer:
+                _sign(context, files, client, known, signer)
+            return Pushed(f"{where}@{known.digest}", known.digest, 0, subject.digest)
         layers, sent = _push_layers(context, files, places, workers)
         document = files.bundle.to_json()
         manifest = artifact.write_artifact(document, layers, subject, _created(context))
-        digest = oci.digest_of(manifest)
-        _push_manifest(client, reference.tag if destination else digest, manifest, subject)
-    name = f"{where}:{reference.tag}@{digest}" if destination else f"{where}@{digest}"
-    return Pushed(name, digest, sent, subject.digest if subject else "")
+        made = oci.Descriptor(oci.OCI_MANIFEST, oci.digest_of(manifest), len(manifest))
+        if signer:
+            # First: nobody shall find the bundle without its signature.
+            _sign(context, files, client, made, signer)
+        push_referrer(client, manifest, reference.tag if destination else "")
+    tag = f":{reference.tag}" if destination else ""
+    return Pushed(
+        f"{where}{tag}@{made.digest}", made.digest, sent, subject.digest if subject else ""
+    )
+
+
+def _signer(path: Path | None) -> CryptoSigner | None:
+    if path is None:
+        return None
+    from hyperbuild.builder.signing import load_signer
+
+    return load_signer(path)
+
+
+def _sign(
+    context: Context,
+    files: BundleFiles,
+    client: Registry,
+    bundle: oci.Descriptor,
+    signer: CryptoSigner,
+) -> None:
+    """Attach a signed statement to the bundle whose manifest is given."""
+    from importlib.metadata import version
+
+    from hyperbuild.builder.attestation import push_envelope
+    from hyperbuild.builder.signing import sign
+    from hyperbuild.builder.statement import write_statement
+
+    statement = write_statement(
+        files.bundle,
+        manifest=bundle.digest,
+        document=oci.digest_of(files.bundle.to_json()),
+        name=client.endpoint.name,
+        made=_created(context),
+        version=version("hyperbuild-vm"),
+    )
+    push_envelope(client, sign(statement, signer), bundle)
 
 
 def _find(context: Context, name: str) -> BundleFiles:
@@ -131,12 +179,12 @@ def _refuse_image(client: Registry, reference: Reference) -> None:
         )
 
 
-def _attached(client: Registry, document: bytes, subject: oci.Descriptor) -> str | None:
-    """Return the digest of the same bundle if it is attached to subject already."""
+def _attached(client: Registry, document: bytes, subject: oci.Descriptor) -> oci.Descriptor | None:
+    """Return the manifest of the same bundle if it is attached to subject already."""
     wanted = oci.digest_of(document)
     for found in list_referrers(client, subject.digest, ARTIFACT_TYPE):
         if found.annotations.get(artifact.DOCUMENT) == wanted:
-            return found.digest
+            return oci.Descriptor(found.media_type, found.digest, found.size)
     return None
 
 
@@ -231,20 +279,3 @@ def _push_file(
 def _push(places: Places, descriptor: oci.Descriptor, content: bytes) -> tuple[oci.Descriptor, int]:
     sent = push_blob(places.origin(), descriptor, content)
     return descriptor, len(content) if sent else 0
-
-
-def _push_manifest(
-    client: Registry, reference: str, manifest: bytes, subject: oci.Descriptor | None
-) -> None:
-    """Push the manifest as reference (a tag or its digest), and attach it to its subject."""
-    entered = push_manifest(client, manifest, oci.OCI_MANIFEST, reference)
-    if subject and not entered:
-        read = oci.Manifest.read(manifest, reference)
-        referrer = oci.Descriptor(
-            oci.OCI_MANIFEST,
-            read.digest,
-            len(manifest),
-            read.annotations,
-            artifact_type=ARTIFACT_TYPE,
-        )
-        attach(client, referrer, subject.digest)

@@ -15,3 +15,7 @@ authfile_option = click.option(
 platform_option = click.option(
     "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Default: linux on this CPU."
 )
+policy_option = click.option(
+    "--policy", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Take only what this file allows, by who has signed it.",
+)  # fmt: skip

@@ -48,22 +48,13 @@ class Documents:
         """Return what the reference names itself: an index or a manifest."""
         reference = self._reference
         if reference.digest:
-            known = self._known(reference.digest)
+            known = self._store.document(reference.digest)
             if known:
-                return known
+                return _describe(known, "", reference), known
         content, media_type = self._places.anywhere(
             lambda client: client.manifest(reference.digest or reference.tag, self._limit), progress
         )
         return _describe(content, media_type, reference), content
-
-    def _known(self, digest: str) -> tuple[oci.Descriptor, bytes] | None:
-        path = self._store.blob_path(digest)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return None
-        content = self._store.read(oci.Descriptor("", digest, size))
-        return (_describe(content, "", self._reference), content) if content else None
 
     def read(self, descriptor: oci.Descriptor, progress: Progress) -> bytes:
         """Return the document of descriptor, verified; it is in the store from now on."""

@@ -31,7 +31,22 @@ def list_referrers(client: Registry, digest: str, artifact_type: str) -> list[oc
     return [found for found in listed if found.artifact_type == artifact_type]
 
 
-def attach(client: Registry, referrer: oci.Descriptor, digest: str) -> None:
+def push_referrer(client: Registry, raw: bytes, reference: str = "") -> None:
+    """Push a manifest as reference (by default its digest), and attach it to its subject if any."""
+    manifest = oci.Manifest.read(raw, "manifest")
+    entered = push_manifest(client, raw, oci.OCI_MANIFEST, reference or manifest.digest)
+    if manifest.subject and not entered:
+        referrer = oci.Descriptor(
+            oci.OCI_MANIFEST,
+            manifest.digest,
+            len(raw),
+            manifest.annotations,
+            artifact_type=manifest.artifact_type,
+        )
+        _attach(client, referrer, manifest.subject.digest)
+
+
+def _attach(client: Registry, referrer: oci.Descriptor, digest: str) -> None:
     """Enter referrer, pushed already, among those of the image of digest, by the tag's index.
 
     For registries that did not do so when it was pushed. UnavailableError if others write the index

@@ -63,6 +63,14 @@ class Store:
         content = self.blob_path(descriptor.digest).read_bytes()
         return content if oci.matches(descriptor.digest, content) else None
 
+    def document(self, digest: str) -> bytes | None:
+        """Return the small document of digest, verified anew; None if absent or damaged."""
+        try:
+            size = self.blob_path(digest).stat().st_size
+        except OSError:
+            return None
+        return self.read(oci.Descriptor("", digest, size))
+
     def ingest(
         self,
         descriptor: oci.Descriptor,

@@ -1,0 +1,148 @@
+"""Whose bundles may be used: a file that says which keys may provide which images.
+
+[keys]
+ci = "ci.pub"                       # a PEM file; relative paths begin at the policy's directory
+[[allow]]
+images = ["registry.lan/*"]         # shell patterns of HOST/NAME:TAG
+keys = ["ci"]                       # one of these has to have signed
+max-age-days = 90                   # optional: since the bundle was made
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from hyperbuild.builder.signing import load_key, signed_payload
+from hyperbuild.builder.statement import read_statement
+from hyperbuild.converter import files
+from hyperbuild.converter.errors import ContentError, InputError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from securesystemslib.signer import Key
+
+_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One of keys has to have signed a bundle, no longer ago than max_age."""
+
+    keys: tuple[Key, ...]
+    max_age: timedelta | None = None
+
+    def accept(self, envelopes: Iterable[bytes], digest: str, what: str, now: datetime) -> bytes:
+        """Return the first of envelopes that is good for the manifest or document of digest.
+
+        VerificationError says why none is; what is how it names the bundle.
+        """
+        why = "is not signed"
+        for envelope in envelopes:
+            try:
+                payload = signed_payload(envelope, list(self.keys))
+                if payload is None:
+                    why = "is signed, but by no key that may"
+                    continue
+                statement = read_statement(payload)
+            except ContentError as error:
+                why = f"has a signature that is none ({error})"
+                continue
+            if digest not in statement.digests:
+                why = "has a signature that is another bundle's"
+            elif self.max_age and now - statement.made > self.max_age:
+                why = (
+                    f"was made on {statement.made:%Y-%m-%d}, longer ago than the "
+                    f"{self.max_age.days} days that the policy allows"
+                )
+            else:
+                return envelope
+        raise VerificationError(
+            f"{what} {why}; have it pushed again by who may sign it, or change the policy"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules by patterns of names, in order: the first that fits a name is its rule."""
+
+    path: Path
+    rules: tuple[tuple[tuple[str, ...], Rule], ...]
+
+    def rule_for(self, name: str) -> Rule:
+        """Return the rule for bundles called name; VerificationError if none allows it."""
+        for patterns, rule in self.rules:
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
+                return rule
+        raise VerificationError(
+            f"{name} is allowed by no rule of {self.path}; use another image, or add a rule"
+        )
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy and its keys; InputError names what is wrong, and where."""
+    with os.fdopen(files.open_regular(path), "rb") as file:
+        raw = file.read(_LIMIT)
+    try:
+        fields = tomllib.loads(raw.decode())
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML ({error}); correct it") from error
+    _known(fields, ("keys", "allow"), str(path))
+    keys = {
+        name: load_key(path.parent / _text(file, f"{path}: [keys] {name}"))
+        for name, file in _table(fields.get("keys"), f"{path}: [keys]").items()
+    }
+    allowed = fields.get("allow")
+    if not isinstance(allowed, list) or not allowed:
+        raise InputError(f"{path}: no [[allow]]; say which images which keys may provide")
+    rules = [
+        _rule(_table(rule, f"{path}: [[allow]]"), keys, f"{path}: [[allow]] {number}")
+        for number, rule in enumerate(allowed, start=1)
+    ]
+    return Policy(path, tuple(rules))
+
+
+def _rule(
+    fields: Mapping[str, Any], keys: Mapping[str, Key], where: str
+) -> tuple[tuple[str, ...], Rule]:
+    _known(fields, ("images", "keys", "max-age-days"), where)
+    names = _texts(fields.get("keys"), f"{where} keys")
+    unknown = [name for name in names if name not in keys]
+    if unknown:
+        raise InputError(f"{where}: no key {unknown[0]!r} under [keys]; name it there")
+    days = fields.get("max-age-days")
+    if days is not None and (type(days) is not int or not 0 < days < 1 << 16):
+        raise InputError(f"{where}: max-age-days is not a number of days; say 90, for one")
+    rule = Rule(tuple(keys[name] for name in names), timedelta(days=days) if days else None)
+    return _texts(fields.get("images"), f"{where} images"), rule
+
+
+def _known(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name in fields:
+        if name not in names:
+            raise InputError(f"{where}: {name!r} is unknown; there are {', '.join(names)}")
+
+
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is missing or no table; see docs/bundles.md")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where} is no text; correct it")
+    return value
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where} is missing or no list; see docs/bundles.md")
+    return tuple(_text(item, where) for item in value)
