@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from hyperbuild.converter import tar
 from hyperbuild.converter.errors import ContentError, HyperbuildError
+from hyperbuild.converter.member import Member
 from hyperbuild.converter.oci import Descriptor, DiffID
 from hyperbuild.converter.stream import LayerStream
 from tests.support import tarball
 from tests.support.layers import E, digest, layer
 
 
-def read(content: bytes, *, with_data: bool = True) -> list[tuple[tar.Member, bytes]]:
+def read(content: bytes, *, with_data: bool = True) -> list[tuple[Member, bytes]]:
     descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(content), len(content))
     found = []
     with LayerStream(
