@@ -319,6 +319,14 @@ def test_malformed_pax_headers_are_refused(record: str) -> None:
         read(content)
 
 
+def test_a_sparse_map_without_end_is_refused() -> None:
+    """Of the old form: each block has 21 holes, and says that one more follows."""
+    more = b"".join(b"%011o\0" % number for number in (0, 0)) * 21 + b"\1"
+    head = _summed(tarball.header(b"f", b"S", 0, magic=b"ustar  \0"), {482: b"\1"})
+    with pytest.raises(ContentError, match="'f' has too many holes"):
+        read(head + more.ljust(512, b"\0") * 4000)
+
+
 def test_declared_sizes_allocate_nothing() -> None:
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, 1 << 40
