@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from hyperbuild.converter.arrival import Arriving
@@ -38,6 +39,19 @@ if TYPE_CHECKING:
 _CORES_IN_TURN, _CORES_AHEAD = 3, 2
 #: Most layers ahead: each holds a ring of buffers.
 _AHEAD_LIMIT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A layer that is decompressed and hashed until ``opened`` is left; the file that it is in.
+
+    ``arriving`` is there for one that comes from a registry meanwhile.
+    """
+
+    stream: LayerStream
+    file: BlobFile
+    arriving: Arriving | None
+    opened: ExitStack
 
 
 class Reader:
@@ -78,15 +92,24 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         for begun in self._begun.values():
-            begun.__exit__(kind, error, trace)
+            begun.opened.__exit__(kind, error, trace)
 
     def read(self, layer: Layer, keep: Choice, first_entry: int = 0) -> LayerIndex:
         """Read a layer to its verified end; else as ``read_layer``."""
         while layer in self._order and self._order.popleft() != layer:
             pass
-        with self._begun.pop(LayerKey.of(*layer), None) or self._begin(layer) as begun:
+        begun = self._begun.pop(LayerKey.of(*layer), None) or self._begin(layer)
+        with begun.opened:
             self._begin_more()
-            index = begun.read(keep, self._sink, first_entry, self._budget)
+            try:
+                index = read_layer(
+                    begun.stream, keep, self._sink, first_entry=first_entry, budget=self._budget
+                )
+            except ContentError as error:
+                # Of a blob that arrives damaged, that it is damaged is what needs telling.
+                if begun.arriving and not isinstance(error, LimitError):
+                    begun.arriving.verify()
+                raise
         begun.file.note_sound()
         return index
 
@@ -111,35 +134,3 @@ class Reader:
                 )
             )  # fmt: skip
             return _Begun(stream, file, raw if isinstance(raw, Arriving) else None, stack.pop_all())
-
-
-class _Begun:
-    """A layer that is decompressed and hashed; a context manager that ends that."""
-
-    def __init__(
-        self, stream: LayerStream, file: BlobFile, arriving: Arriving | None, opened: ExitStack
-    ) -> None:
-        self.file = file
-        self._stream = stream
-        self._arriving = arriving
-        self._opened = opened
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(kind, error, trace)
-
-    def read(self, keep: Choice, sink: Sink, first_entry: int, budget: Budget | None) -> LayerIndex:
-        try:
-            return read_layer(self._stream, keep, sink, first_entry=first_entry, budget=budget)
-        except ContentError as error:
-            # Of a blob that arrives damaged, that it is damaged is what needs telling.
-            if self._arriving and not isinstance(error, LimitError):
-                self._arriving.verify()
-            raise
