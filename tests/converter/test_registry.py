@@ -151,6 +151,17 @@ def test_each_layer_tells_its_own_progress(puller, proxy, small):
     assert [layer.size for layer in layers] == [len(blob) for blob in blobs(small)]
 
 
+def test_a_layer_is_near_when_all_of_it_has_come(puller, proxy):
+    reference = parse_reference(f"{proxy.host}/test/small")
+    with open_source(reference, store=puller.store, settings=puller.settings) as source:
+        layers = source.resolve(AMD64, QUIET).manifest.layers
+        assert not any(map(source.is_near, layers))
+        for layer in layers:
+            with source.open_layer(layer, QUIET) as file:
+                file.read()
+        assert all(map(source.is_near, layers))
+
+
 def test_docker_hub_is_asked_where_it_lives():
     reference = parse_reference("nginx")
     found = endpoints(reference.registry, reference.repository, Patience(RegistrySettings()))
