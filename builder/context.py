@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Seconds for which what can be made again is kept after its last use.
 _UNUSED_KEPT = 30 * 86400
 _PROXIES = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "no": "NO_PROXY"}
+#: Most digits of a time; int() would refuse thousands of them in words of its own.
+_EPOCH_DIGITS = 12
 
 
 class Context(Record):
@@ -113,7 +115,7 @@ def _directory(environment: Mapping[str, str], name: str, default: Path) -> Path
 def _epoch(text: str) -> int | None:
     if not text:
         return None
-    if not text.isdigit() or int(text) >= 1 << 40:
+    if not (text.isascii() and text.isdigit()) or len(text) > _EPOCH_DIGITS:
         raise InputError(
             f"SOURCE_DATE_EPOCH={printable(text)} is no time; give seconds since 1970 or unset it"
         )

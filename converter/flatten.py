@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.extents import ExtentWriter
 from hyperbuild.converter.layer_cache import LayerKey, Loan, encode_index
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Budget, Limits, check_space
-from hyperbuild.converter.reading import read_from
+from hyperbuild.converter.reading import Reader
 from hyperbuild.converter.reuse import Reuse
 from hyperbuild.converter.tree import NO_BLOCK, Tree, walk
 
@@ -120,16 +120,17 @@ class Flattener:
         found: list[FlatLayer] = []
         with (
             Reuse(self.cache, self.image, self.source, self.progress) as reuse,
+            Reader(
+                self.image, self.source, extents, reuse.missing,
+                progress=self.progress, budget=budget, cache=self.cache,
+            ) as reader,
             self.progress.task("convert", sum(layer.size for layer, _ in layers)) as task,
-        ):
+        ):  # fmt: skip
             number = 0
             for layer, diff_id in layers:
                 first_sum = len(extents.sums)
                 known = reuse.take(layer, diff_id, choice, extents, number, budget)
-                index = known or read_from(
-                    self.source, self.image, (layer, diff_id), choice, extents,
-                    progress=self.progress, first_entry=number, budget=budget, cache=self.cache,
-                )  # fmt: skip
+                index = known or reader.read((layer, diff_id), choice, number)
                 number += len(index.entries)
                 key, sums = LayerKey.of(layer, diff_id), extents.sums[first_sum:]
                 found.append(FlatLayer(key, index, sums, is_known=known is not None))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.layer_cache import LayerKey, encode_index
 from hyperbuild.converter.limits import Budget, Limits
-from hyperbuild.converter.reading import read_from
+from hyperbuild.converter.reading import Reader
 from hyperbuild.converter.reuse import BlobChecks, count_known
 
 if TYPE_CHECKING:
@@ -31,25 +31,25 @@ def read_indexes(
     Layers that cache does not know are read and verified. Errors as for ``read_layer``.
     """
     budget = Budget(limits)
-    nowhere = _Nowhere()
     keys = [LayerKey.of(*layer) for layer in image.layers]
     known = [
         cache.index(key, image.where(blob), 0)
         for key, (blob, _) in zip(keys, image.layers, strict=True)
     ]
     layers = list(zip(image.layers, keys, known, strict=True))
-    source.prefetch((blob for (blob, _), _, index in layers if index is None), progress)
+    missing = [layer for layer, _, index in layers if index is None]
+    source.prefetch((blob for blob, _ in missing), progress)
     indexes: list[LayerIndex] = []
     with (
         BlobChecks(image, source, progress, cache) as checks,
+        Reader(
+            image, source, _Nowhere(), missing, progress=progress, budget=budget, cache=cache
+        ) as reader,
         progress.task("read", sum(blob.size for blob, _ in image.layers)) as task,
     ):
         for layer, key, index in layers:
             if index is None:
-                index = read_from(
-                    source, image, layer, _none, nowhere,
-                    progress=progress, budget=budget, cache=cache,
-                )  # fmt: skip
+                index = reader.read(layer, _none)
                 cache.keep(key, encode_index(index))
             else:
                 count_known(budget, index, layer[0].size)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hyperbuild.converter.limits import Budget
+    from hyperbuild.converter.member import Member
     from hyperbuild.converter.stream import LayerStream
-    from hyperbuild.converter.tar import Member
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"

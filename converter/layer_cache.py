@@ -21,9 +21,12 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.files import Identity
+from hyperbuild.converter.layout import Range
 from hyperbuild.converter.tree import NO_BLOCK, Entry, Inode, LayerIndex
 
 if TYPE_CHECKING:
+    from io import RawIOBase
+
     from hyperbuild.converter.oci import Descriptor, DiffID
     from hyperbuild.converter.sealed import Sealed
 
@@ -143,6 +146,37 @@ class LayerCache:
                 return
         name = f"{loan.key.name}.donor"
         self._files.write(name, identity.as_dict(), loan.blocks, loan.sums)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile:
+    """The file that a layer's blob is read from, as it was before: ``cache`` may know it as sound.
+
+    ``identity`` is None for what is no file of its own.
+    """
+
+    cache: LayerCache | None
+    key: LayerKey
+    identity: Identity | None
+
+    @classmethod
+    def of(
+        cls, raw: RawIOBase, layer: tuple[Descriptor, DiffID], cache: LayerCache | None
+    ) -> BlobFile:
+        """Describe the file of an opened layer."""
+        identity = raw.identity() if isinstance(raw, Range) else None
+        return cls(cache, LayerKey.of(*layer), identity)
+
+    def is_sound(self) -> bool:
+        """Tell whether the blob was verified, and the file is still as it was then."""
+        if self.cache is None or self.identity is None:
+            return False
+        return self.cache.is_sound(self.key, self.identity)
+
+    def note_sound(self) -> None:
+        """Note that the blob was verified."""
+        if self.cache and self.identity:
+            self.cache.note_sound(self.key, self.identity)
 
 
 def _numbers(content: memoryview) -> array[int]:

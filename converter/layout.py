@@ -145,6 +145,10 @@ class LocalSource:
     def prefetch(self, layers: Iterable[oci.Descriptor], progress: Progress) -> None:
         """Do nothing: local layers need no fetching."""
 
+    def is_near(self, layer: oci.Descriptor) -> bool:  # noqa: ARG002
+        """Tell that it is."""
+        return True
+
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:  # noqa: ARG002
         """Open a layer; whoever reads it verifies its digest. VerificationError on its size."""
         file = self._blobs.open(layer)

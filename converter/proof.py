@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.convert import default_epoch
-from hyperbuild.converter.reading import read_from
+from hyperbuild.converter.reading import Reader
 from hyperbuild.converter.tree import Tree
 from hyperbuild.converter.verify import verify_contents
 
@@ -42,9 +42,12 @@ def prove(
     tree = Tree(default_epoch(image) if epoch is None else epoch, limits)
     contents = _Digests()
     source.prefetch((layer for layer, _ in layers), progress)
-    with progress.task("verify", sum(layer.size for layer, _ in layers)) as task:
+    with (
+        Reader(image, source, contents, layers, progress=progress) as reader,
+        progress.task("verify", sum(layer.size for layer, _ in layers)) as task,
+    ):
         for layer in layers:
-            tree.apply(read_from(source, image, layer, _all, contents, progress=progress))
+            tree.apply(reader.read(layer, _all))
             task.advance(layer[0].size)
         verify_contents(fd, tree.root, contents.digests)
 

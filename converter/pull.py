@@ -63,6 +63,11 @@ class RegistrySource:
                     future.add_done_callback(arrival.ends)
                     self._futures[layer.digest] = future
 
+    def is_near(self, layer: oci.Descriptor) -> bool:
+        """Tell whether a layer is in the store, or will not come."""
+        future = self._futures.get(layer.digest)
+        return future is not None and future.done()
+
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
         """Open a layer in the store, or on its way there."""
         self.prefetch([layer], progress)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from hyperbuild.converter.errors import UnavailableError
 from hyperbuild.converter.extents import BLOCK_SIZE
-from hyperbuild.converter.layer_cache import LayerKey
-from hyperbuild.converter.layout import Range
+from hyperbuild.converter.layer_cache import BlobFile, LayerKey
 from hyperbuild.converter.stream import verify_blob
 from hyperbuild.converter.tree import NO_BLOCK
 
@@ -74,15 +73,13 @@ class BlobChecks:
         self._checks.append(self._pool.submit(self._verify, layer))
 
     def _verify(self, layer: tuple[Descriptor, DiffID]) -> None:
-        blob, diff_id = layer
-        key = LayerKey.of(blob, diff_id)
+        blob, _ = layer
         with self._source.open_layer(blob, self._progress) as raw:
-            identity = raw.identity() if isinstance(raw, Range) else None
-            if self._cache and identity and self._cache.is_sound(key, identity):
+            file = BlobFile.of(raw, layer, self._cache)
+            if file.is_sound():
                 return
             verify_blob(raw, blob, self._image.where(blob))
-        if self._cache and identity:
-            self._cache.note_sound(key, identity)
+        file.note_sound()
 
 
 class Reuse:
@@ -107,8 +104,9 @@ class Reuse:
             if donor:
                 self._donors[key] = donor
         wanted = zip(layers, keys, strict=True)
-        missing = [layer for (layer, _), key in wanted if key not in self._donors]
-        source.prefetch(missing, progress)
+        #: The layers that have to be read, the top one first, unless the cache disappoints.
+        self.missing = [layer for layer, key in wanted if key not in self._donors]
+        source.prefetch((blob for blob, _ in self.missing), progress)
 
     def __enter__(self) -> Self:
         return self

@@ -37,6 +37,9 @@ class ImageSource(Protocol):
     def prefetch(self, layers: Iterable[oci.Descriptor], progress: Progress) -> None:
         """Start to bring layers near, in this order and several at once; returns at once."""
 
+    def is_near(self, layer: oci.Descriptor) -> bool:
+        """Tell whether all of a layer's bytes are here: opening and reading it need not wait."""
+
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
         """Open a layer's bytes (still compressed), waiting until they are near.
 

@@ -1,9 +1,9 @@
 """A layer's tar stream in large buffers, decompressed and hashed while the consumer works.
 
-A thread reads, hashes and decompresses into a ring of buffers; the consumer takes them in turn and
-hashes what comes out. All three are C calls on whole buffers, which run outside the interpreter
-lock, so the two threads keep two cores busy and memory stays at the ring's size whatever the layer
-declares.
+One thread reads, hashes and decompresses into a ring of buffers, a second one hashes what comes
+out, and the consumer takes the buffers in turn. What the threads do are C calls on whole buffers,
+which run outside the interpreter lock, so that together they keep up to three cores busy; memory
+stays at the ring's size whatever the layer declares.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ BLOCK = 512
 BUFFER_SIZE = 1 << 20
 RING = 4
 _REST_SIZE = 1 << 18
+
+
+#: A buffer and how many bytes of it are filled; at the end None, or what went wrong.
+_Filled = tuple[memoryview, int] | BaseException | None
 
 
 class _Reader(Protocol):
@@ -156,12 +160,17 @@ class LayerStream:
         self._before_reuse = before_reuse
         self._blob = _HashedBlob(raw, layer, where)
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
-        self._full: SimpleQueue[tuple[memoryview, int] | BaseException | None] = SimpleQueue()
+        self._decoded: SimpleQueue[_Filled] = SimpleQueue()
+        self._full: SimpleQueue[_Filled] = SimpleQueue()
         for _ in range(RING):
             self._free.put(memoryview(bytearray(BUFFER_SIZE)))
         self._ended = False
-        self._thread = threading.Thread(target=self._produce, name="layer", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=work, name="layer", daemon=True)
+            for work in (self._produce, self._digest)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _produce(self) -> None:
         try:
@@ -171,11 +180,18 @@ class LayerStream:
                 if not count:
                     self._blob.verify()
                     break
-                self._full.put((buffer, count))
-            self._full.put(None)
+                self._decoded.put((buffer, count))
+            self._decoded.put(None)
         except BaseException as error:
             # The consumer's thread raises it.
-            self._full.put(error)
+            self._decoded.put(error)
+
+    def _digest(self) -> None:
+        while isinstance(item := self._decoded.get(), tuple):
+            buffer, count = item
+            self._hash.update(buffer[:count])
+            self._full.put(item)
+        self._full.put(item)
 
     def __enter__(self) -> Self:
         return self
@@ -188,10 +204,9 @@ class LayerStream:
     ) -> None:
         if kind and isinstance(self._raw, Arriving):
             self._raw.interrupt()
-        while not self._ended and self._thread.is_alive():
-            self._free.put(None)
-            self._thread.join(0.05)
-        self._thread.join()
+        self._free.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def tell(self) -> int:
         """Return the offset in the uncompressed stream."""
@@ -219,7 +234,6 @@ class LayerStream:
         if self._budget:
             total = self._passed + self.limit
             self._budget.stream(self.where, self.limit, total, self._packed)
-        self._hash.update(self.buffer[: self.limit])
         return True
 
     def _explain(self, error: BaseException) -> BaseException:

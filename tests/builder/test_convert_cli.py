@@ -104,6 +104,20 @@ def test_bytes_depend_on_the_image_alone(small: Path, tmp_path: Path, run_cli: R
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_the_time_of_what_no_layer_dates_can_be_set(tmp_path: Path, run_cli: RunCli) -> None:
+    image = layout(tmp_path / "image", layer(f("implied/f", mtime=7)))
+    found = {}
+    for epoch in ("", "1000", "-5", "soon", "²", "9" * 5000):
+        out = tmp_path / f"out{epoch[:4]}"
+        done = run_cli(*PLAIN, f"oci:{image}", "-o", out, env={"SOURCE_DATE_EPOCH": epoch})
+        if epoch in ("", "1000"):
+            seen = read_image(out / "rootfs.erofs")
+            found[epoch] = (seen["implied"].info.mtime, seen["implied/f"].info.mtime)
+        else:
+            check_failure(done, "SOURCE_DATE_EPOCH")
+    assert found == {"": (1_704_164_645, 7), "1000": (1000, 7)}
+
+
 def test_needs_no_root_and_gives_the_same_bytes(run_cli: RunCli, tmp_path: Path) -> None:
     if os.getuid():
         pytest.skip("the other tests already run without root")

@@ -14,7 +14,7 @@ from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.settings import RegistrySettings
 from hyperbuild.converter.source import SourceImage, open_source
 from hyperbuild.converter.store import Store
-from tests.support.layout import Item, layer_tar, write_layout
+from tests.support.layers import f, layer, layout
 from tests.support.registry import Proxy, push, serve_proxy, serve_registry
 
 if TYPE_CHECKING:
@@ -58,12 +58,9 @@ def puller(tmp_path: Path) -> Puller:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OCI layout, tag latest: one gzip layer, and one plain layer of about 2 MiB."""
-    path = tmp_path_factory.mktemp("small") / "layout"
     noise = bytes((i * 2654435761 >> 13) & 0xFF for i in range(1 << 21))
-    first = layer_tar([Item("etc/hostname", data=b"small\n")])
-    second = layer_tar([Item("srv/noise", data=noise)])
-    write_layout(path, [(first, True), (second, False)], {"Cmd": ["/bin/true"]})
-    return path
+    layers = (layer(f("etc/hostname", "small\n")), layer(f("srv/noise", noise)))
+    return layout(tmp_path_factory.mktemp("small") / "layout", *layers, compress=(True, False))
 
 
 @pytest.fixture(scope="session")

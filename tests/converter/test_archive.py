@@ -32,12 +32,12 @@ from hyperbuild.converter.errors import (
     UnavailableError,
     VerificationError,
 )
-from tests.support.layout import Item, layer_tar
+from tests.support.layers import f, layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAYERS = [layer_tar([Item("a", data=b"1" * 3000)]), layer_tar([Item("b", data=b"2")])]
+LAYERS = [layer(f("a", b"1" * 3000)), layer(f("b", b"2"))]
 
 
 def digest(content: bytes) -> str:
@@ -135,11 +135,11 @@ def test_layers_of_an_archive_may_be_compressed(puller, tmp_path, pack):
     stored = [pack(layer) for layer in LAYERS]
     path = saved(tmp_path / "d.tar", stored)
     assert puller.layers(f"docker-archive:{path}") == stored
-    for layer, content in zip(
+    for stated, content in zip(
         puller.resolve(f"docker-archive:{path}").manifest.layers, stored, strict=True
     ):
-        assert (layer.digest, layer.size) == (digest(content), len(content))
-        kind = oci.LAYER_COMPRESSION[layer.media_type]
+        assert (stated.digest, stated.size) == (digest(content), len(content))
+        kind = oci.LAYER_COMPRESSION[stated.media_type]
         assert kind == {bytes: "none", gzip.compress: "gzip", zstandard.compress: "zstd"}[pack]
 
 
@@ -194,14 +194,14 @@ def test_several_images_and_their_names(puller, tmp_path):
     members |= {"0.tar": LAYERS[0], "1.tar": LAYERS[1], "c0.json": config(LAYERS[:1])}
     members |= {"c1.json": config(LAYERS[1:]), "c2.json": config(LAYERS[1:])}
     path = tar(tmp_path / "d.tar", members)
-    for name, layer in (
+    for name, number in (
         ("one:1", 0),
         ("uno:1", 0),
         ("docker.io/library/one:1", 0),
         ("two", 1),
         ("two:latest", 1),
     ):
-        assert puller.layers(f"docker-archive:{path}:{name}") == [LAYERS[layer]]
+        assert puller.layers(f"docker-archive:{path}:{name}") == [LAYERS[number]]
     listed = r"holds one:1, uno:1, docker\.io/library/two:latest, c2\.json; say docker-archive:"
     with pytest.raises(InputError, match=listed):
         puller.resolve(f"docker-archive:{path}")

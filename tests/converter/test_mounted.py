@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from hyperbuild.converter.convert import FORMATS
+from hyperbuild.converter.limits import Limits
+from tests.converter.sparse import sparse_layer
 from tests.converter.test_model import Seeded, modelled
 from tests.converter.test_umoci import unpacked
 from tests.support import dice, tarball
-from tests.support.memory import check_same, converted
+from tests.support.memory import LIMITS, check_same, converted
 from tests.support.model import Model
 from tests.support.tarball import Entry
 
@@ -34,14 +36,17 @@ SEEDS = range(200, 212)
 
 
 @contextmanager
-def mounted(tmp_path: Path, tars: list[bytes], rootfs_format: str) -> Iterator[Path]:
+def mounted(
+    tmp_path: Path, tars: list[bytes], rootfs_format: str, limits: Limits = LIMITS
+) -> Iterator[Path]:
     """Convert layers and mount the result."""
     if rootfs_format not in Path("/proc/filesystems").read_text().split():
         pytest.skip(f"this kernel knows no {rootfs_format}")
     image, place = tmp_path / "image", tmp_path / "mounted"
     place.mkdir(exist_ok=True)
-    with converted(tars, rootfs_format) as rootfs:
-        image.write_bytes(os.pread(rootfs.fd, rootfs.size, 0))
+    with converted(tars, rootfs_format, limits) as rootfs:
+        # cp keeps holes.
+        subprocess.run(["cp", f"/proc/{os.getpid()}/fd/{rootfs.fd}", image], check=True)
     subprocess.run(["mount", "-t", rootfs_format, "-o", "loop,ro", image, place], check=True)
     try:
         yield place
@@ -92,3 +97,31 @@ def test_random_images(tmp_path: Path, rootfs_format: str) -> None:
             check_same(unpacked(place), model.tree)
         compared += 1
     assert compared > len(SEEDS) // 2
+
+
+@pytest.mark.parametrize("rootfs_format", FORMATS)
+def test_large_numbers(tmp_path: Path, rootfs_format: str) -> None:
+    """A file over 4 GiB, 65,000 names of one file, and 20,000 names of 200 bytes side by side."""
+    size = (5 << 30) + 5
+    names = {b"%0200d" % n for n in range(20_000)}
+    links = [Entry(b"links/0", data=b"one"), *(
+        Entry(b"links/%d" % n, tarball.HARD, link=b"links/0") for n in range(1, 65_000)
+    )]  # fmt: skip
+    entries = [*links, *(Entry(b"wide/" + name, mtime=1_700_000_000_123_456_789) for name in names)]
+    tars = [
+        tarball.archive(*map(tarball.member, entries)),
+        sparse_layer(size, [(0, b"begin"), (4 << 30, b"above"), (size - 5, b"after")], "huge"),
+    ]
+    limits = Limits(unpacked=8 << 30, file=8 << 30, check_space=False)
+    with mounted(tmp_path, tars, rootfs_format, limits) as place:
+        assert (place / "links/64999").read_bytes() == b"one"
+        seen = {os.lstat(entry.path).st_ino for entry in os.scandir(place / "links")}
+        assert (len(seen), (place / "links/7").stat().st_nlink) == (1, 65_000)
+        assert {os.fsencode(entry.name) for entry in os.scandir(place / "wide")} == names
+        for name in list(names)[::100]:
+            found = os.lstat(os.fsencode(place / "wide") + b"/" + name)
+            assert found.st_mtime_ns == 1_700_000_000_123_456_789
+        with (place / "huge").open("rb") as huge:
+            assert os.fstat(huge.fileno()).st_size == size
+            parts = [os.pread(huge.fileno(), 5, at) for at in (0, 4 << 30, size - 5, 3 << 30)]
+        assert parts == [b"begin", b"above", b"after", bytes(5)]

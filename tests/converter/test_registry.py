@@ -19,14 +19,14 @@ from hyperbuild.converter.errors import (
     NotFoundError,
     UnavailableError,
 )
-from hyperbuild.converter.progress import QUIET
+from hyperbuild.converter.progress import QUIET, Task
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.registry import Registry, endpoints
 from hyperbuild.converter.settings import Host, RegistrySettings, read_hosts
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.tokens import Challenge
 from hyperbuild.converter.transfer import Patience
-from tests.converter.conftest import IMPATIENT
+from tests.converter.conftest import AMD64, IMPATIENT
 from tests.converter.pulls import big, blobs, flip, is_blob, leftovers, with_settings
 from tests.support.registry import (
     PASSWORD,
@@ -115,6 +115,51 @@ def test_layers_are_fetched_at_the_same_time(puller, proxy):
         source.prefetch(image.manifest.layers, QUIET)
         for layer in image.manifest.layers:
             source.open_layer(layer, QUIET).close()
+
+
+class Told:
+    """A Progress that remembers how far each step came, by its name, and how far it was to come."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[int | None]] = {}
+
+    def say(self, message: str) -> None:
+        pass
+
+    warn = say
+
+    def task(self, name: str, total: int | None = None, unit: str = "B") -> Task:
+        assert unit == "B"
+        steps = self.steps.setdefault(name, [0, total])
+
+        class Step(Task):
+            def advance(self, amount: int) -> None:
+                steps[0] = (steps[0] or 0) + amount
+
+        return Step()
+
+
+def test_each_layer_tells_its_own_progress(puller, proxy, small):
+    told, name = Told(), f"{proxy.host}/test/small"
+    with open_source(parse_reference(name), store=puller.store, settings=puller.settings) as source:
+        layers = source.resolve(AMD64, told).manifest.layers
+        source.prefetch(layers, told)
+        for layer in layers:
+            with source.open_layer(layer, told) as file:
+                file.read()
+    assert told.steps == {layer.digest[:19]: [layer.size, layer.size] for layer in layers}
+    assert [layer.size for layer in layers] == [len(blob) for blob in blobs(small)]
+
+
+def test_a_layer_is_near_when_all_of_it_has_come(puller, proxy):
+    reference = parse_reference(f"{proxy.host}/test/small")
+    with open_source(reference, store=puller.store, settings=puller.settings) as source:
+        layers = source.resolve(AMD64, QUIET).manifest.layers
+        assert not any(map(source.is_near, layers))
+        for layer in layers:
+            with source.open_layer(layer, QUIET) as file:
+                file.read()
+        assert all(map(source.is_near, layers))
 
 
 def test_docker_hub_is_asked_where_it_lives():

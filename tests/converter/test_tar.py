@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from hyperbuild.converter import tar
 from hyperbuild.converter.errors import ContentError, HyperbuildError
+from hyperbuild.converter.member import Member
 from hyperbuild.converter.oci import Descriptor, DiffID
 from hyperbuild.converter.stream import LayerStream
+from tests.support import tarball
 from tests.support.layers import E, digest, layer
 
 
-def read(content: bytes, *, with_data: bool = True) -> list[tuple[tar.Member, bytes]]:
+def read(content: bytes, *, with_data: bool = True) -> list[tuple[Member, bytes]]:
     descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", digest(content), len(content))
     found = []
     with LayerStream(
@@ -164,6 +166,100 @@ def test_global_headers_hold_until_overridden() -> None:
     assert [(m.mtime, m.mtime_ns) for m in members] == [(42, 500_000_000), (7, 250_000_000)]
 
 
+def test_global_headers_name_what_follows_and_a_value_taken_back_counts_as_none() -> None:
+    said = {b"path": b"p" * 120, b"uid": b"7", b"gid": b"8", b"comment": b"a commit"}
+    records = b"".join(tarball.record(key, value) for key, value in said.items())
+    own = tarball.record(b"path", b"own") + tarball.record(b"uid", b"")
+    found = read(
+        tarball.archive(
+            tarball.extension(b"g", records),
+            tarball.member(tarball.Entry(b"a", uid=5), "ustar"),
+            tarball.extension(b"x", own) + tarball.member(tarball.Entry(b"b", uid=5), "ustar"),
+            tarball.extension(b"g", tarball.record(b"path", b"")),
+            tarball.member(tarball.Entry(b"c"), "ustar"),
+        )
+    )
+    assert [(m.name, m.uid, m.gid) for m, _ in found] == [
+        (b"p" * 120, 7, 8), (b"own", 5, 8), (b"c", 7, 8)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [b"SCHILY.xattr.user.a", b"LIBARCHIVE.xattr.user.a"])
+def test_a_global_header_with_attributes_is_refused(key: bytes) -> None:
+    with pytest.raises(ContentError, match="global header with extended attributes"):
+        read(tarball.archive(tarball.extension(b"g", tarball.record(key, b"MQ"))))
+
+
+def test_sizes_ids_and_times_of_pax_stand_above_those_of_the_header() -> None:
+    records = {
+        b"size": b"700",
+        b"uid": b"3000000000",
+        b"gid": b"2097152",
+        b"mtime": b"-3.0000000019",
+    }
+    body = b"".join(tarball.record(key, value) for key, value in records.items())
+    entry = tarball.header(b"f", tarball.FILE, 0) + tarball.padded(b"x" * 700)
+    after = tarball.member(tarball.Entry(b"after", data=b"y"))
+    (member, data), (_, rest) = read(tarball.archive(tarball.extension(b"x", body) + entry, after))
+    assert (data, rest) == (b"x" * 700, b"y")
+    assert (member.uid, member.gid) == (3_000_000_000, 2_097_152)
+    assert (member.mtime, member.mtime_ns) == (-4, 999_999_999)
+
+
+def test_numbers_in_base_256() -> None:
+    entry = tarball.header(
+        b"f", tarball.FILE, 3, numbers=(0o644, 1 << 40, (1 << 32) - 2, -1), magic=b"ustar  \0"
+    )
+    sized = _summed(entry, {124: b"\x80" + bytes(10) + b"\3"})
+    ((member, data),) = read(sized + tarball.padded(b"abc"))
+    assert (member.uid, member.gid, member.mtime) == (1 << 40, (1 << 32) - 2, -1)
+    assert data == b"abc"
+
+
+def test_old_types() -> None:
+    """v7 has no directories, but names that end in a slash; 7 is a file that was contiguous."""
+    found = read(
+        tarball.archive(
+            tarball.header(b"dir/", b"\0", 0, magic=b""),
+            tarball.header(b"old", b"\0", 1, magic=b"") + tarball.padded(b"o"),
+            tarball.header(b"contiguous", b"7", 1) + tarball.padded(b"c"),
+        )
+    )
+    assert [(m.name, m.type, data) for m, data in found] == [
+        (b"dir/", b"5", b""), (b"old", b"0", b"o"), (b"contiguous", b"0", b"c")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
+def test_what_has_no_data_says_so_in_vain(kind: bytes) -> None:
+    """Some writers give a hard link its file's size; Go's archive/tar takes none of these."""
+    odd = tarball.header(b"odd", kind, 1000, link=b"target")
+    found = read(tarball.archive(odd, tarball.member(tarball.Entry(b"after"))))
+    assert [(m.name, m.size) for m, _ in found] == [(b"odd", 0), (b"after", 0)]
+
+
+def _summed(block: bytes, changes: dict[int, bytes], *, signed: bool = False) -> bytes:
+    """Change a header at some offsets and give it its checksum, of signed bytes as old tars did."""
+    changed = bytearray(block)
+    for at, value in changes.items():
+        changed[at : at + len(value)] = value
+    changed[148:156] = b" " * 8
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in changed)
+    changed[148:156] = b"%06o\0 " % total
+    return bytes(changed)
+
+
+def test_checksums_of_signed_bytes() -> None:
+    block = tarball.header(b"\xc3\xa9", tarball.FILE, 0)
+    assert [m.name for m, _ in read(_summed(block, {}, signed=True))] == [b"\xc3\xa9"]
+
+
+def test_stars_times_are_no_part_of_the_name() -> None:
+    block = tarball.header(b"f", tarball.FILE, 0, prefix=b"p" * 131)
+    star = {345 + 131: b"14524770100 14524770100 ", 508: b"tar\0"}
+    assert [m.name for m, _ in read(_summed(block, star))] == [b"p" * 131 + b"/f"]
+
+
 def test_an_archive_without_its_end_and_one_with_garbage_behind() -> None:
     whole = layer(E("f", data=b"data"))
     assert [m.name for m, _ in read(whole[:1024])] == [b"f"]
@@ -221,6 +317,14 @@ def test_malformed_pax_headers_are_refused(record: str) -> None:
     content = info.tobuf() + body.ljust(512, b"\0") + layer(E("f"))
     with pytest.raises(ContentError, match=r"malformed pax|impossible sparse"):
         read(content)
+
+
+def test_a_sparse_map_without_end_is_refused() -> None:
+    """Of the old form: each block has 21 holes, and says that one more follows."""
+    more = b"".join(b"%011o\0" % number for number in (0, 0)) * 21 + b"\1"
+    head = _summed(tarball.header(b"f", b"S", 0, magic=b"ustar  \0"), {482: b"\1"})
+    with pytest.raises(ContentError, match="'f' has too many holes"):
+        read(head + more.ljust(512, b"\0") * 4000)
 
 
 def test_declared_sizes_allocate_nothing() -> None:

@@ -9,7 +9,10 @@ import json
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -82,11 +85,14 @@ def layout(
     *layers: bytes,
     tag: str = "latest",
     config: dict[str, Any] | None = None,
-    compress: bool = True,
+    compress: bool | Sequence[bool] = True,
     diff_ids: list[str] | None = None,
     platform: tuple[str, str] = ("linux", "amd64"),
 ) -> Path:
-    """Write an OCI layout that holds one image of these layer tars (or already gzipped blobs)."""
+    """Write an OCI layout that holds one image of these layer tars (or already gzipped blobs).
+
+    compress tells whether layers are gzipped, all or each for itself.
+    """
 
     def put(content: bytes, media_type: str) -> dict[str, Any]:
         name = digest(content)
@@ -96,10 +102,11 @@ def layout(
         return {"mediaType": media_type, "digest": name, "size": len(content)}
 
     descriptors = []
-    for tar in layers:
+    choices = [compress] * len(layers) if isinstance(compress, bool) else compress
+    for tar, compressed in zip(layers, choices, strict=True):
         packed = tar[:2] == b"\x1f\x8b"
-        blob = gzip.compress(tar, 1, mtime=0) if compress and not packed else tar
-        descriptors.append(put(blob, f"{LAYER}+gzip" if compress or packed else LAYER))
+        blob = gzip.compress(tar, 1, mtime=0) if compressed and not packed else tar
+        descriptors.append(put(blob, f"{LAYER}+gzip" if compressed or packed else LAYER))
     document = {
         "os": platform[0],
         "architecture": platform[1],

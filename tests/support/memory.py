@@ -43,6 +43,9 @@ class MemorySource:
     def prefetch(self, layers: object, progress: Progress) -> None:
         pass
 
+    def is_near(self, layer: oci.Descriptor) -> bool:
+        return layer.digest in self._blobs
+
     def open_layer(self, layer: oci.Descriptor, progress: Progress) -> io.RawIOBase:
         self.opened.append(layer.digest)
         return io.BytesIO(self._blobs[layer.digest])  # type: ignore[return-value]
