@@ -37,6 +37,7 @@ kill $!
 #: What the largest profile shows of itself: its configuration, then what its parts put into /proc.
 LOOK = """
 set -e
+mkdir -p /tmp
 zcat /proc/config.gz > /tmp/config
 wc -l < /tmp/config
 cat /tmp/config

@@ -24,7 +24,7 @@ from tests.builder.parcels import (
     refused,
     write_parcel,
 )
-from tests.support.layout import Item, layer_tar, write_layout
+from tests.support.layers import f, layer, layout
 from tests.support.registry import (
     PASSWORD,
     USER,
@@ -413,9 +413,8 @@ def test_a_bundle_boots_on_a_machine_that_has_nothing(
     """Neither the image's layers nor a kernel of its own are asked for."""
     kernel_of("micro")
     source = tmp_path / "image"
-    busybox = Path("/bin/busybox").read_bytes()
-    layer = layer_tar([Item("bin/busybox", data=busybox, mode=0o755)])
-    write_layout(source, [(layer, True)], {"Cmd": ["/bin/busybox", "echo", "here I am"]})
+    busybox = f("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    layout(source, layer(busybox), config={"Cmd": ["/bin/busybox", "echo", "here I am"]})
     name = f"{registry}/boot/app:1"
     push(source, name)
     assert run_cli("convert", name, "--profile", "micro").returncode == 0
