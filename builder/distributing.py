@@ -47,7 +47,7 @@ def push(
     from hyperbuild.builder.pushing import push_bundle
 
     pushed = push_bundle(context, name, destination, authfile, sign_with)
-    attached = f", attached to {pushed.subject[:19]}" if pushed.subject else ""
+    attached = f", attached to {pushed.subject.digest[:19]}" if pushed.subject else ""
     context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}")
     click.echo(pushed.to_json() if as_json else pushed.name)
 

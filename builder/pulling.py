@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,11 +28,10 @@ from hyperbuild.converter.errors import (
     VerificationError,
 )
 from hyperbuild.converter.limits import LARGEST_DOCUMENT, too_long
-from hyperbuild.converter.places import Places
+from hyperbuild.converter.places import connected
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.referrers import list_referrers
-from hyperbuild.converter.workers import Workers
 from hyperbuild.launcher.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -42,9 +41,11 @@ if TYPE_CHECKING:
     from hyperbuild.builder.artifact import Artifact
     from hyperbuild.builder.context import Context
     from hyperbuild.builder.policy import Rule
+    from hyperbuild.converter.places import Places
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.store import Store
+    from hyperbuild.converter.workers import Workers
 
 #: Largest bundle.json that is fetched: it holds an image's config, whose strings it escapes.
 _DOCUMENT_LIMIT = 4 * LARGEST_DOCUMENT
@@ -173,12 +174,7 @@ def _remote(
         oci.Platform.parse(platform_text) if platform_text else host_platform(platform.machine())
     )
     store, settings = context.store(), context.registries(authfile, reference.transport)
-    with ExitStack() as stack:
-        places = Places(reference, settings)
-        stack.callback(places.close)
-        workers = Workers(settings.connections, "pull")
-        stack.callback(workers.close)
-        stack.callback(places.stop.set)
+    with connected(reference, settings, "pull") as (places, workers):
         documents = Documents(reference, store, places)
         yield _Remote(reference, wanted, store, places, documents, workers, context.console)
 

@@ -18,11 +18,10 @@ from hyperbuild.builder.locating import is_finished, open_finished
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.files import open_regular
-from hyperbuild.converter.places import Places
+from hyperbuild.converter.places import connected
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.referrers import list_referrers, push_referrer
 from hyperbuild.converter.upload import push_blob
-from hyperbuild.converter.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +31,11 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
     from hyperbuild.builder.context import Context
+    from hyperbuild.converter.places import Places
     from hyperbuild.converter.progress import Task
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.registry import Registry
+    from hyperbuild.converter.workers import Workers
     from hyperbuild.launcher.located import BundleFiles
 
 #: zstd's own default: half of what the highest levels save, at a tenth of their time.
@@ -48,12 +49,12 @@ class Pushed:
     name: str
     digest: str
     sent: int
-    subject: str
+    subject: oci.Descriptor | None
 
     def to_json(self) -> str:
         """Return it as a JSON object."""
         fields = {"name": self.name, "digest": self.digest, "sent": self.sent}
-        return json.dumps({**fields, "attachedTo": self.subject or None}, indent=2)
+        return json.dumps({**fields, "attachedTo": self.subject and self.subject.digest}, indent=2)
 
 
 def push_bundle(
@@ -74,26 +75,17 @@ def push_bundle(
     reference = _destination(files, destination)
     signer = _signer(sign_with)
     settings = context.registries(authfile, reference.transport)
-    with ExitStack() as stack:
-        places = Places(reference, settings)
-        stack.callback(places.close)
-        workers = Workers(settings.connections, "push")
-        stack.callback(workers.close)
-        stack.callback(places.stop.set)
+    with connected(reference, settings, "push") as (places, workers):
         client = places.origin()
         subject = _subject(files, client)
-        where = f"{reference.registry}/{reference.repository}"
         if destination:
             _refuse_image(client, reference)
-        elif subject is None:
-            raise InputError(
-                f"{where} does not have the image that the bundle was made from, "
-                f"{files.bundle.image.manifest_digest}; say where to push the bundle instead"
-            )
-        elif known := _attached(client, files.bundle.to_json(), subject):
-            if signer:
-                _sign(context, files, client, known, signer)
-            return Pushed(f"{where}@{known.digest}", known.digest, 0, subject.digest)
+        else:
+            subject = _required(subject, files, client)
+            if known := _attached(client, files.bundle.to_json(), subject):
+                if signer:
+                    _sign(context, files, client, known, signer)
+                return Pushed(f"{client.endpoint.name}@{known.digest}", known.digest, 0, subject)
         layers, sent = _push_layers(context, files, places, workers)
         document = files.bundle.to_json()
         manifest = artifact.write_artifact(document, layers, subject, _created(context))
@@ -103,9 +95,18 @@ def push_bundle(
             _sign(context, files, client, made, signer)
         push_referrer(client, manifest, reference.tag if destination else "")
     tag = f":{reference.tag}" if destination else ""
-    return Pushed(
-        f"{where}{tag}@{made.digest}", made.digest, sent, subject.digest if subject else ""
-    )
+    return Pushed(f"{client.endpoint.name}{tag}@{made.digest}", made.digest, sent, subject)
+
+
+def _required(
+    subject: oci.Descriptor | None, files: BundleFiles, client: Registry
+) -> oci.Descriptor:
+    if subject is None:
+        raise InputError(
+            f"{client.endpoint.name} does not have the image that the bundle was made from, "
+            f"{files.bundle.image.manifest_digest}; say where to push the bundle instead"
+        )
+    return subject
 
 
 def _signer(path: Path | None) -> CryptoSigner | None:

@@ -201,13 +201,13 @@ def sweep(directory: Path) -> None:
                 os.close(fd)
 
 
-def open_regular(path: Path) -> int:
-    """Open path for reading and return its descriptor.
+def open_regular(path: Path, access: int = os.O_RDONLY) -> int:
+    """Open path for access (as in open(2)) and return its descriptor.
 
     A FIFO, device or directory is an InputError: reading one could hang or never end.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UnavailableError(f"cannot open {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):

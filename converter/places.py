@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from hyperbuild.converter.errors import HyperbuildError
 from hyperbuild.converter.partial import CancelledError
+from hyperbuild.converter.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.reference import Reference
@@ -18,6 +20,20 @@ if TYPE_CHECKING:
     from hyperbuild.converter.settings import RegistrySettings
 
 Result = TypeVar("Result")
+
+
+@contextmanager
+def connected(
+    reference: Reference, settings: RegistrySettings, name: str
+) -> Iterator[tuple[Places, Workers]]:
+    """Give the places of a repository, and threads called name to work there; both end with it."""
+    with ExitStack() as stack:
+        places = Places(reference, settings)
+        stack.callback(places.close)
+        workers = Workers(settings.connections, name)
+        stack.callback(workers.close)
+        stack.callback(places.stop.set)
+        yield places, workers
 
 
 class Places:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from contextlib import suppress
 from struct import unpack_from
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import InputError, ToolError, UnavailableError
-from hyperbuild.converter.files import draft
+from hyperbuild.converter.errors import InputError, ToolError
+from hyperbuild.converter.files import draft, open_regular
 from hyperbuild.launcher.programs import find_program
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def open_disk(wanted: DiskFile, image: str, search_path: str) -> int:
     uuid = _uuid(image)
     if not os.path.lexists(wanted.path):
         _make(wanted, uuid, search_path)
-    fd = _open(wanted.path)
+    fd = open_regular(wanted.path, os.O_RDWR)
     try:
         _lock(fd, wanted.path)
         _check(fd, wanted, uuid)
@@ -92,17 +91,6 @@ def _make(wanted: DiskFile, uuid: bytes, search_path: str) -> None:
 def _text(uuid: bytes) -> str:
     digits = uuid.hex()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _open(path: Path) -> int:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UnavailableError(f"cannot write to {path}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise InputError(f"{path} is not a regular file; give a file as the disk")
-    return fd
 
 
 def _lock(fd: int, path: Path) -> None:

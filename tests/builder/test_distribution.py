@@ -48,20 +48,9 @@ if TYPE_CHECKING:
 NOTHING_TO_RUN = "command: the command /bin/true is not in the image"
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
 @pytest.fixture
-def parcel(registry: str, tmp_path: Path) -> Parcel:
-    return make_parcel(tmp_path, f"{registry}/{tmp_path.name.lower()}/app:1")
-
-
-@pytest.fixture
-def proxy(registry: str) -> Iterator[Proxy]:
-    with serve_proxy(registry) as running:
+def proxy(bare_registry: str) -> Iterator[Proxy]:
+    with serve_proxy(bare_registry) as running:
         yield running
 
 
@@ -85,7 +74,7 @@ def test_a_bundle_comes_back_as_it_went(parcel: Parcel, run_cli: RunCli, tmp_pat
 
 
 def test_what_the_registry_has_is_not_sent(
-    parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
     first = push_cli(run_cli, parcel.directory)
     assert first["sent"] > len(KERNEL)
@@ -98,14 +87,14 @@ def test_what_the_registry_has_is_not_sent(
     assert 300_000 < sent < 300_000 + len(KERNEL)
 
 
-def test_a_tag_of_its_own(parcel: Parcel, registry: str, run_cli: RunCli) -> None:
-    said = push_cli(run_cli, parcel.directory, f"{registry}/vm/app:1")
+def test_a_tag_of_its_own(parcel: Parcel, bare_registry: str, run_cli: RunCli) -> None:
+    said = push_cli(run_cli, parcel.directory, f"{bare_registry}/vm/app:1")
     assert said["attachedTo"] is None
-    assert said["name"] == f"{registry}/vm/app:1@{said['digest']}"
-    pulled(run_cli, f"{registry}/vm/app:1")
-    assert run_cli("verify", f"{registry}/vm/app:1").stdout.strip() == said["digest"]
+    assert said["name"] == f"{bare_registry}/vm/app:1@{said['digest']}"
+    pulled(run_cli, f"{bare_registry}/vm/app:1")
+    assert run_cli("verify", f"{bare_registry}/vm/app:1").stdout.strip() == said["digest"]
     # A tag moves to another bundle, but not away from an image.
-    push_cli(run_cli, parcel.directory, f"{registry}/vm/app:1")
+    push_cli(run_cli, parcel.directory, f"{bare_registry}/vm/app:1")
     refused(run_cli, "is an image or another artifact", "push", parcel.directory, parcel.image)
 
 
@@ -143,11 +132,11 @@ def raw_manifest(name: str) -> bytes:
 
 
 def test_oras_and_skopeo_read_what_is_pushed(
-    parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    push_cli(run_cli, parcel.directory, f"{registry}/peers/app:1")
-    client = oras.client.OrasClient(hostname=registry, insecure=True)
-    files = client.pull(target=f"{registry}/peers/app:1", outdir=str(tmp_path / "oras"))
+    push_cli(run_cli, parcel.directory, f"{bare_registry}/peers/app:1")
+    client = oras.client.OrasClient(hostname=bare_registry, insecure=True)
+    files = client.pull(target=f"{bare_registry}/peers/app:1", outdir=str(tmp_path / "oras"))
     chunks = sorted(name for name in files if ".zst." in name)
     assert len(chunks) == 4
     packed = b"".join((tmp_path / "oras" / name.rpartition("/")[2]).read_bytes() for name in chunks)
@@ -156,13 +145,13 @@ def test_oras_and_skopeo_read_what_is_pushed(
     assert (tmp_path / "oras/vmlinux").read_bytes() == KERNEL
     # Copied elsewhere by skopeo it is the same bundle.
     copy = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
-    names = (f"docker://{registry}/peers/app:1", f"docker://{registry}/peers/copy:1")
+    names = (f"docker://{bare_registry}/peers/app:1", f"docker://{bare_registry}/peers/copy:1")
     subprocess.run([*copy, *names], check=True)
-    pulled(run_cli, f"{registry}/peers/copy:1")
+    pulled(run_cli, f"{bare_registry}/peers/copy:1")
 
 
 def test_a_bundle_that_skopeo_copied_from_a_store(
-    parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
     """In the store the root file system is one plain blob, and is taken as such."""
     push_cli(run_cli, parcel.directory)
@@ -170,11 +159,11 @@ def test_a_bundle_that_skopeo_copied_from_a_store(
     store = tmp_path / "data/hyperbuild"
     copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
     subprocess.run(
-        [*copy, f"oci:{store}:{parcel.image}", f"docker://{registry}/plain/app:1"], check=True
+        [*copy, f"oci:{store}:{parcel.image}", f"docker://{bare_registry}/plain/app:1"], check=True
     )
     shutil.rmtree(store)
-    pulled(run_cli, f"{registry}/plain/app:1")
-    assert run_cli("verify", f"{registry}/plain/app:1").returncode == 0
+    pulled(run_cli, f"{bare_registry}/plain/app:1")
+    assert run_cli("verify", f"{bare_registry}/plain/app:1").returncode == 0
     assert parcel.bundle.rootfs.digest in in_store(tmp_path)
 
 
@@ -253,15 +242,15 @@ def test_tampered_bytes_never_land(
 
 
 def test_chunks_that_make_another_root_are_refused(
-    parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
     """Each blob is what its manifest says, and the whole is not what bundle.json says."""
     liar = write_parcel(tmp_path / "liar", parcel.image, parcel.digest, seed=7)
     honest = parcel.bundle.rootfs.digest
     lie = liar.bundle.replace(rootfs=liar.bundle.rootfs.replace(digest=honest))
-    push_cli(run_cli, liar.directory, f"{registry}/lie/app:1")
-    repository = f"{registry}/lie/app"
-    client = oras.client.OrasClient(hostname=registry, insecure=True)
+    push_cli(run_cli, liar.directory, f"{bare_registry}/lie/app:1")
+    repository = f"{bare_registry}/lie/app"
+    client = oras.client.OrasClient(hostname=bare_registry, insecure=True)
     manifest = client.get_manifest(f"{repository}:1")
     container = client.get_container(f"{repository}:2")
     document = tmp_path / "lie.json"
@@ -286,28 +275,30 @@ def test_a_damaged_bundle_is_not_pushed(parcel: Parcel, run_cli: RunCli) -> None
     refused(run_cli, "where bundle.json says", "verify", parcel.directory)
 
 
-def test_what_is_no_bundle(parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path) -> None:
+def test_what_is_no_bundle(
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
+) -> None:
     refused(run_cli, "no bundle is attached to", "pull", parcel.image)
-    refused(run_cli, "does not exist", "pull", f"{registry}/no/such:1")
+    refused(run_cli, "does not exist", "pull", f"{bare_registry}/no/such:1")
     refused(run_cli, "is in no registry", "pull", "oci:somewhere")
     (tmp_path / "note").write_text("hello")
-    client = oras.client.OrasClient(hostname=registry, insecure=True)
+    client = oras.client.OrasClient(hostname=bare_registry, insecure=True)
     client.push(
-        files=[str(tmp_path / "note")], target=f"{registry}/foreign/note:1",
+        files=[str(tmp_path / "note")], target=f"{bare_registry}/foreign/note:1",
         disable_path_validation=True,
     )  # fmt: skip
-    refused(run_cli, "is not a container image", "pull", f"{registry}/foreign/note:1")
+    refused(run_cli, "is not a container image", "pull", f"{bare_registry}/foreign/note:1")
 
 
 def test_where_to_push_must_be_clear(
-    parcel: Parcel, registry: str, run_cli: RunCli, tmp_path: Path
+    parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
     refused(run_cli, "no bundle docker.io/library/nowhere:1", "push", "nowhere:1")
     local = write_parcel(tmp_path / "local", "oci:/images/app", parcel.digest)
     refused(run_cli, "is in no registry to push to; say where", "push", local.directory)
     gone = write_parcel(tmp_path / "gone", parcel.image, "sha256:" + "0" * 64)
     refused(run_cli, "does not have the image", "push", gone.directory)
-    digest = f"{registry}/app@{parcel.digest}"
+    digest = f"{bare_registry}/app@{parcel.digest}"
     refused(run_cli, "give a tag alone", "push", parcel.directory, digest)
 
 
@@ -408,18 +399,18 @@ def test_two_pulls_at_once_fetch_once(parcel: Parcel, proxy: Proxy, run_cli: Run
 
 @pytest.mark.boot
 def test_a_bundle_boots_on_a_machine_that_has_nothing(
-    registry: str, run_cli: RunCli, tmp_path: Path, kernel_of: KernelOf
+    bare_registry: str, run_cli: RunCli, tmp_path: Path, kernel_of: KernelOf
 ) -> None:
     """Neither the image's layers nor a kernel of its own are asked for."""
     kernel_of("micro")
     source = tmp_path / "image"
     busybox = f("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     layout(source, layer(busybox), config={"Cmd": ["/bin/busybox", "echo", "here I am"]})
-    name = f"{registry}/boot/app:1"
+    name = f"{bare_registry}/boot/app:1"
     push(source, name)
     assert run_cli("convert", name, "--profile", "micro").returncode == 0
     said = push_cli(run_cli, name)
-    with serve_proxy(registry) as proxy:
+    with serve_proxy(bare_registry) as proxy:
         for wanted in (through(proxy, name), through(proxy, said["name"])):
             shutil.rmtree(tmp_path / "data")
             proxy.seen.clear()

@@ -14,12 +14,10 @@ from hyperbuild.builder.policy import Rule, read_policy
 from hyperbuild.builder.signing import load_key, load_signer, sign, signed_payload
 from hyperbuild.builder.statement import PAYLOAD_TYPE, read_statement, write_statement
 from hyperbuild.converter.errors import ContentError, InputError, VerificationError
-from tests.builder.parcels import in_store, make_parcel, push_cli, refused, write_parcel
+from tests.builder.parcels import in_store, push_cli, refused, write_parcel
 from tests.launcher.support import DIGEST, make_files
-from tests.support.registry import serve_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.builder.parcels import Parcel
@@ -50,17 +48,6 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["openssl", "pkey", "-in", key, "-pubout", "-out", key.with_suffix(".pub")], check=True
         )
     return directory
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
-@pytest.fixture
-def parcel(registry: str, tmp_path: Path) -> Parcel:
-    return make_parcel(tmp_path, f"{registry}/{tmp_path.name.lower()}/app:1")
 
 
 def policy_of(directory: Path, keys: Path, images: str, **more: Any) -> Path:

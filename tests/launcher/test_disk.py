@@ -93,7 +93,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
-    refused(HyperbuildError, "is not a regular file|cannot write to", DiskFile(path))
+    refused(HyperbuildError, "is not a regular file|cannot open", DiskFile(path))
 
 
 def test_a_disk_that_cannot_be_made_leaves_nothing(
