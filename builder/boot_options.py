@@ -32,6 +32,14 @@ def count(text: str) -> int:
     return number
 
 
+def status(text: str) -> int:
+    """Read an exit status."""
+    number = int(text)
+    if not 0 <= number <= 255:
+        raise ValueError(text)
+    return number
+
+
 def seconds(text: str) -> float:
     """Read a time that is more than nothing."""
     number = float(text)
@@ -117,8 +125,10 @@ BOOT_OPTIONS = (
         str, "", "COMMAND", shapes=True,
     ),
     BootOption(
-        "report", ("--report",), "Write the boot timeline into FILE.json, or draw it in FILE.html.",
-        file, metavar="FILE",
+        "report", ("--report",),
+        "Write the boot timeline into FILE.json, or draw it in FILE.html; with --smoke also as "
+        "JUnit XML in FILE.xml.",
+        file, (), "FILE",
     ),
     BootOption(
         "budget", ("--budget",),
@@ -149,6 +159,32 @@ BOOT_OPTIONS = (
     BootOption(
         "authfile", ("--authfile",), "File of registry credentials.", Path, metavar="PATH",
         shapes=True,
+    ),
+    BootOption(
+        "smoke", ("--smoke",),
+        "Stop once all that is expected has come, with status 0; 1 if it has not.", flag, False,
+    ),
+    BootOption(
+        "expect_http", ("--expect-http",),
+        "Expect an answer by HTTP, as in /, :8080/health=204 or /~Welcome.",
+        str, (), "[:PORT]/PATH[=STATUS][~REGEX]",
+    ),
+    BootOption(
+        "expect_port", ("--expect-port",), "Expect that a TCP port is listened on.", count, (),
+        "PORT",
+    ),
+    BootOption(
+        "expect_log", ("--expect-log",), "Expect that the application writes this.", str, (),
+        "REGEX",
+    ),
+    BootOption(
+        "expect_exit", ("--expect-exit",), "Expect that the application ends with this.", status,
+        metavar="STATUS",
+    ),
+    BootOption(
+        "console_log", ("--console-log",),
+        "Where to keep what a VM said that failed its smoke test; default: a file in the cache.",
+        file, metavar="FILE",
     ),
 )  # fmt: skip
 

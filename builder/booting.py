@@ -47,7 +47,7 @@ class BootOptions:
     warm: bool
     require_warm: bool
     health_command: str
-    report: Path | None
+    report: tuple[Path, ...]
     budget: tuple[str, ...]
     accel: str
     pull: str
@@ -55,6 +55,12 @@ class BootOptions:
     kernel_file: Path | None
     platform_text: str | None
     authfile: Path | None
+    smoke: bool
+    expect_http: tuple[str, ...]
+    expect_port: tuple[int, ...]
+    expect_log: tuple[str, ...]
+    expect_exit: int | None
+    console_log: Path | None
 
 
 def boot_image(context: Context, options: BootOptions) -> int:
@@ -62,12 +68,15 @@ def boot_image(context: Context, options: BootOptions) -> int:
 
     The report is written whatever comes of the boot.
     """
+    if options.smoke:
+        from hyperbuild.builder.smoking import smoke_image
+
+        return smoke_image(context, options)
+    _refuse_smoke_options(options)
     timeline = Timeline()
     timeline.mark("start", process_start())
-    budgets = _budgets(options)
+    budgets = budgets_of(options)
     machine = machine_options(context, options, budgets)
-    if machine.counting and (options.warm or options.require_warm):
-        raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
     files = find_files(context, options)
     with ExitStack() as stack:
         if options.report:
@@ -84,14 +93,15 @@ def boot_image(context: Context, options: BootOptions) -> int:
                 timeline,
                 context.console,
                 budgets,
-                on_started=lambda timeline: context.console.say(_summary(timeline)),
+                on_started=lambda timeline: context.console.say(summary(timeline)),
             ),
-            warm=_warm_start(context, options),
+            warm=warm_start(context, options),
         )
     return result.status
 
 
-def _budgets(options: BootOptions) -> tuple[Budget, ...]:
+def budgets_of(options: BootOptions) -> tuple[Budget, ...]:
+    """Read the budgets of options; InputError if one is none."""
     if not options.budget:
         return ()
     from hyperbuild.launcher.budget import parse_budget
@@ -99,7 +109,8 @@ def _budgets(options: BootOptions) -> tuple[Budget, ...]:
     return tuple(parse_budget(text) for text in options.budget)
 
 
-def _warm_start(context: Context, options: BootOptions) -> WarmStart | None:
+def warm_start(context: Context, options: BootOptions) -> WarmStart | None:
+    """Return where to look for templates, None where options want none."""
     if not (options.warm or options.require_warm):
         return None
     from hyperbuild.launcher.template import Templates
@@ -129,6 +140,8 @@ def machine_options(
         timeout=options.timeout,
     )
     check_options(machine)
+    if machine.counting and (options.warm or options.require_warm):
+        raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
     return machine
 
 
@@ -155,6 +168,20 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
     return stored_bundle(context, request).files
 
 
+def _refuse_smoke_options(options: BootOptions) -> None:
+    given = {
+        "--expect-http": options.expect_http,
+        "--expect-port": options.expect_port,
+        "--expect-log": options.expect_log,
+        "--expect-exit": options.expect_exit is not None,
+        "--console-log": options.console_log,
+        "a report in .xml": [path for path in options.report if path.suffix == ".xml"],
+    }
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} is for smoke tests; add --smoke, or drop it")
+
+
 def _refuse_image_options(options: BootOptions) -> None:
     """Say so where options choose what a finished bundle has settled."""
     given = {
@@ -172,7 +199,7 @@ def _refuse_image_options(options: BootOptions) -> None:
             )
 
 
-def _summary(timeline: Timeline) -> str:
+def summary(timeline: Timeline) -> str:
     """Say on one line when the application was started, and what the time went into."""
     steps = timeline.steps()
     parts = [

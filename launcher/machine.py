@@ -85,8 +85,8 @@ class MachineOptions:
     guest has its loopback alone. dax maps the root file system as persistent memory where its
     size and the kernel allow; require_dax makes anything less an error. counting has the guest's
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
-    port that is listened on and the first good health. health_command, for the image's shell,
-    replaces the image's own check.
+    port that is listened on and the first good health, watch_ports for every port. health_command,
+    for the image's shell, replaces the image's own check.
     """
 
     memory: int = 256
@@ -102,6 +102,7 @@ class MachineOptions:
     accel: Accel = Accel.AUTO
     counting: bool = False
     watch: bool = False
+    watch_ports: bool = False
     health_command: str = ""
     timeout: float | None = None
     grace: float = 10.0
