@@ -83,11 +83,11 @@ BOOT_OPTIONS = (
         "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]",
         shapes=True,
     ),
-    BootOption("memory", ("-m", "--memory"), "RAM.", str, "256M", "SIZE", shapes=True),
-    BootOption("cpus", ("--cpus",), "CPUs.", count, 1, shapes=True),
+    BootOption("memory", ("-m", "--memory"), "RAM.  [default: 256M]", metavar="SIZE", shapes=True),
+    BootOption("cpus", ("--cpus",), "CPUs.  [default: 1]", count, shapes=True),
     BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
     BootOption(
-        "network", ("--network",), "The guest's network.", default="user",
+        "network", ("--network",), "The guest's network.  [default: user]",
         choices=("user", "none"),
         shapes=True,
     ),
@@ -105,8 +105,9 @@ BOOT_OPTIONS = (
     ),
     BootOption(
         "rootfs_as", ("--rootfs",),
-        "Map the root file system (persistent memory), or read it as a block device.",
-        default="dax", choices=("dax", "blk"),
+        "Map the root file system (persistent memory), or read it as a block device.  "
+        "[default: dax]",
+        choices=("dax", "blk"),
         shapes=True,
     ),
     BootOption(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.context import Context
     from hyperbuild.launcher.budget import Budget
+    from hyperbuild.launcher.defaults import BootDefaults
     from hyperbuild.launcher.located import BundleFiles
+
+
+DEFAULT_MEMORY = "256M"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,13 @@ class BootOptions:
     command: tuple[str, ...]
     publish: tuple[str, ...]
     env: tuple[str, ...]
-    memory: str
-    cpus: int
+    memory: str | None
+    cpus: int | None
     hostname: str
-    network: str
+    network: str | None
     interactive: bool
     timeout: float | None
-    rootfs_as: str
+    rootfs_as: str | None
     require_dax: bool
     warm: bool
     require_warm: bool
@@ -78,6 +82,8 @@ def boot_image(context: Context, options: BootOptions) -> int:
     budgets = budgets_of(options)
     machine = machine_options(context, options, budgets)
     files = find_files(context, options)
+    if files.bundle.boot:
+        machine = machine_options(context, settled(options, files.bundle.boot), budgets)
     with ExitStack() as stack:
         if options.report:
             from hyperbuild.builder.boot_report import reported
@@ -98,6 +104,27 @@ def boot_image(context: Context, options: BootOptions) -> int:
             warm=warm_start(context, options),
         )
     return result.status
+
+
+def settled(options: BootOptions, defaults: BootDefaults) -> BootOptions:
+    """Return options with those of a bundle where they say nothing.
+
+    Variables are joined, the user's come last.
+    """
+    bundled = defaults.options
+    return replace(
+        options,
+        command=options.command or tuple(bundled.get("cmd", ())),
+        publish=options.publish or tuple(bundled.get("publish", ())),
+        env=(*bundled.get("env", ()), *options.env),
+        memory=options.memory or bundled.get("memory"),
+        cpus=options.cpus or bundled.get("cpus"),
+        hostname=options.hostname or bundled.get("hostname", ""),
+        network=options.network or bundled.get("network"),
+        rootfs_as=options.rootfs_as or bundled.get("rootfs"),
+        require_dax=options.require_dax or bundled.get("require-dax", False),
+        health_command=options.health_command or bundled.get("health-cmd", ""),
+    )
 
 
 def budgets_of(options: BootOptions) -> tuple[Budget, ...]:
@@ -123,14 +150,14 @@ def machine_options(
 ) -> MachineOptions:
     """Read what options say of the VM; InputError where that is none."""
     machine = MachineOptions(
-        memory=parse_memory(options.memory),
-        cpus=options.cpus,
+        memory=parse_memory(options.memory or DEFAULT_MEMORY),
+        cpus=options.cpus or 1,
         ports=tuple(parse_port(text) for text in options.publish),
         env=tuple(parse_env(text, context.environment) for text in options.env),
         args=options.command,
         hostname=options.hostname,
-        network=options.network == "user",
-        dax=options.rootfs_as == "dax",
+        network=options.network != "none",
+        dax=options.rootfs_as != "blk",
         require_dax=options.require_dax,
         accel=Accel(options.accel),
         counting=any(budget.instructions for budget in budgets),

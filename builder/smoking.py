@@ -9,10 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.booting import budgets_of, find_files, machine_options, summary, warm_start
+from hyperbuild.builder.booting import (
+    budgets_of,
+    find_files,
+    machine_options,
+    settled,
+    summary,
+    warm_start,
+)
 from hyperbuild.converter.errors import HyperbuildError, InputError, UnavailableError
 from hyperbuild.converter.files import write_atomically
-from hyperbuild.launcher.budget import BudgetError
+from hyperbuild.launcher.budget import BudgetError, parse_budget
 from hyperbuild.launcher.expectations import (
     DEFAULT_TIMEOUT,
     Contract,
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from hyperbuild.builder.booting import BootOptions
     from hyperbuild.builder.context import Context
     from hyperbuild.launcher.budget import Budget
+    from hyperbuild.launcher.defaults import BootDefaults
     from hyperbuild.launcher.expectations import Expectation
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import MachineOptions
@@ -48,10 +56,14 @@ class SmokeError(HyperbuildError):
 
 @dataclass(slots=True)
 class Record:
-    """What a report says of a smoke test: filled as it goes."""
+    """What a report says of a smoke test: filled as it goes.
+
+    The application's standard output goes to the descriptor ``stdout``.
+    """
 
     timeline: Timeline
     budgets: tuple[Budget, ...]
+    stdout: int = 1
     test: SmokeTest | None = None
     reason: str = ""
     log: Path | None = None
@@ -101,15 +113,17 @@ class Record:
         self.reason = self.reason or next(iter(self.over.values()), "")
 
 
-def smoke_image(context: Context, options: BootOptions) -> int:
-    """Test what options name and return 0; SmokeError says what did not hold, and why.
+def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None = None) -> int:
+    """Test what options name (found already, or made) and return 0.
 
-    The reports are written whatever comes of it, the log of what went wrong if anything did.
+    SmokeError says what did not hold, and why. The reports are written whatever comes of it, the
+    log of what went wrong if anything did.
     """
     timeline = Timeline()
-    timeline.mark("start", process_start())
+    # What was made was made before the boot, and is the result.
+    timeline.mark("start", None if made else process_start())
     try:
-        record = Record(timeline, budgets_of(options))
+        record = Record(timeline, budgets_of(options), stdout=2 if made else 1)
         with ExitStack() as stack:
             if options.report:
                 from hyperbuild.builder.boot_report import reported
@@ -119,7 +133,7 @@ def smoke_image(context: Context, options: BootOptions) -> int:
                         options.report, options.image, timeline, record.budgets, record.document
                     )
                 )
-            _smoke(context, options, record)
+            _smoke(context, options, record, made)
     except SmokeError:
         raise
     except HyperbuildError as error:
@@ -128,18 +142,20 @@ def smoke_image(context: Context, options: BootOptions) -> int:
     return 0
 
 
-def _smoke(context: Context, options: BootOptions, record: Record) -> None:
+def _smoke(
+    context: Context, options: BootOptions, record: Record, made: BundleFiles | None
+) -> None:
     try:
         machine = machine_options(context, options, record.budgets)
         check_contract(_own_contract(options), health_command=options.health_command)
-        files = find_files(context, options)
+        files = made or find_files(context, options)
     except HyperbuildError as error:
         record.judge(error)
         raise
-    smoke_files(context, options, files, machine, record)
+    _smoke_files(context, options, files, machine, record)
 
 
-def smoke_files(
+def _smoke_files(
     context: Context,
     options: BootOptions,
     files: BundleFiles,
@@ -150,6 +166,11 @@ def smoke_files(
     error: HyperbuildError | None = None
     try:
         contract = _own_contract(options)
+        if files.bundle.boot:
+            contract = _joined(contract, files.bundle.boot)
+            options = settled(options, files.bundle.boot)
+            record.budgets = record.budgets or _bundled_budgets(files.bundle.boot, options)
+            machine = machine_options(context, options, record.budgets)
         timeout = contract.timeout or DEFAULT_TIMEOUT
         found = expected(contract, files.bundle.process, health_command=machine.health_command)
         forwards, published = _forwards(found, machine)
@@ -190,7 +211,7 @@ def _run(
             files,
             machine,
             search_path=context.environment.get("PATH", ""),
-            streams=Streams(stdin=0 if options.interactive else None),
+            streams=Streams(record.stdout, stdin=0 if options.interactive else None),
             watch=Watch(
                 timeline,
                 context.console,
@@ -220,6 +241,20 @@ def _own_contract(options: BootOptions) -> Contract:
         exit=options.expect_exit,
         timeout=options.timeout,
     )
+
+
+def _joined(own: Contract, bundled: BootDefaults) -> Contract:
+    """Return own if it expects anything by name, else the bundle's, with own's timeout if any."""
+    if bundled.smoke is None or not own.is_silent:
+        return own
+    return replace(bundled.smoke, timeout=own.timeout or bundled.smoke.timeout)
+
+
+def _bundled_budgets(bundled: BootDefaults, options: BootOptions) -> tuple[Budget, ...]:
+    """Return the bundle's budgets; a copy boots in another way, so that none of them is for it."""
+    if options.warm or options.require_warm:
+        return ()
+    return tuple(parse_budget(text) for text in bundled.budgets)
 
 
 def _forwards(
