@@ -16,7 +16,7 @@ from hyperbuild.builder.converting import Request, convert_image, exported_bundl
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter import files
 from hyperbuild.converter.errors import InputError
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.expectations import Contract, check_contract
 from hyperbuild.launcher.located import open_directory
@@ -86,9 +86,21 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
             check_contract(bundled.smoke, health_command=chosen.health_command)
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
-    if recipe.get("kernel", "file") and len(recipe.tables["kernel"]) > 1:
-        raise InputError(f"{recipe.name}: [kernel] file stands alone; drop profile and fragments")
+    _check_kernel(recipe)
     return recipe
+
+
+def _check_kernel(recipe: Recipe) -> None:
+    """Read what the recipe's kernel is made of, before any work."""
+    file = recipe.get("kernel", "file")
+    if file and len(recipe.tables["kernel"]) > 1:
+        raise InputError(f"{recipe.name}: [kernel] file stands alone; drop profile and fragments")
+    if file and not recipe.path(file).is_file():
+        raise InputError(
+            f"{recipe.name}: [kernel] file: {recipe.path(file)} is no file; name another"
+        )
+    for fragment in recipe.get("kernel", "fragments", ()):
+        read_fragment(recipe.path(fragment))
 
 
 def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:

@@ -25,7 +25,7 @@ def test_the_first_success_is_told_and_so_is_every_change(power_on: PowerOn) -> 
     files = spec(
         *("probe", "bloom", "200", "/ok"),
         health=CHECK,
-        health_times=b"100 5000 0 2\n",
+        health_times=b"100 5000 60000 2\n",
         watch=b"boot\n",
     )
     with power_on(files) as machine:
