@@ -221,7 +221,7 @@ def boot(context: Context, /, **options: Any) -> int:
     Options may stand before or after IMAGE; write -- before a CMD that starts with a dash. CMD
     replaces the image's Cmd and follows its Entrypoint, as under docker. The exit status is the
     application's (128+N for death by signal N), 125 if it could not be started, 124 after
-    a timeout.
+    a timeout. With --smoke it is 0 if all that is expected has come, else 1.
     """
     from hyperbuild.builder.booting import BootOptions, boot_image
     from hyperbuild.launcher.budget import parse_budget

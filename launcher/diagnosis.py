@@ -193,7 +193,11 @@ def _of_output(output: str) -> Iterator[Diagnosis]:
 
 
 #: What a death by signal often means.
+_ASKED = "it was told to end: by whoever stopped this command, or by the guest"
 _SIGNALS: Mapping[int, str] = {
+    signal.SIGHUP: _ASKED,
+    signal.SIGINT: _ASKED,
+    signal.SIGTERM: _ASKED,
     signal.SIGILL: "the CPU that it is shown may lack an instruction: try --accel kvm",
     signal.SIGKILL: "find out who killed it in the guest",
     signal.SIGSYS: "the kernel may lack a system call that it needs: try --profile full",
