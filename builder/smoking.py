@@ -62,7 +62,7 @@ class Record:
     """
 
     timeline: Timeline
-    budgets: tuple[Budget, ...]
+    budgets: list[Budget]
     stdout: int = 1
     test: SmokeTest | None = None
     reason: str = ""
@@ -123,7 +123,7 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
     # What was made was made before the boot, and is the result.
     timeline.mark("start", None if made else process_start())
     try:
-        record = Record(timeline, budgets_of(options), stdout=2 if made else 1)
+        record = Record(timeline, list(budgets_of(options)), stdout=2 if made else 1)
         with ExitStack() as stack:
             if options.report:
                 from hyperbuild.builder.boot_report import reported
@@ -145,66 +145,57 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
 def _smoke(
     context: Context, options: BootOptions, record: Record, made: BundleFiles | None
 ) -> None:
-    try:
-        machine = machine_options(context, options, record.budgets)
-        check_contract(_own_contract(options), health_command=options.health_command)
-        files = made or find_files(context, options)
-    except HyperbuildError as error:
-        record.judge(error)
-        raise
-    _smoke_files(context, options, files, machine, record)
-
-
-def _smoke_files(
-    context: Context,
-    options: BootOptions,
-    files: BundleFiles,
-    machine: MachineOptions,
-    record: Record,
-) -> None:
-    """Boot files and fill record; SmokeError if anything did not hold."""
+    """Boot what options name, or made, and fill record; SmokeError if anything did not hold."""
     error: HyperbuildError | None = None
     try:
-        contract = _own_contract(options)
-        if files.bundle.boot:
-            contract = _joined(contract, files.bundle.boot)
-            options = settled(options, files.bundle.boot)
-            record.budgets = record.budgets or _bundled_budgets(files.bundle.boot, options)
-            machine = machine_options(context, options, record.budgets)
+        # What can't be is told before anything is converted.
+        machine_options(context, options, tuple(record.budgets))
+        check_contract(_own_contract(options), health_command=options.health_command)
+        files = made or find_files(context, options)
+        options, contract = _settled(options, files, record)
+        machine = machine_options(context, options, tuple(record.budgets))
         timeout = contract.timeout or DEFAULT_TIMEOUT
-        found = expected(contract, files.bundle.process, health_command=machine.health_command)
+        # An application that is to end is not asked for the health that its recipe has in mind.
+        health = machine.health_command if contract.exit is None else ""
+        found = expected(contract, files.bundle.process, health_command=health)
         forwards, published = _forwards(found, machine)
+        ports = (*machine.ports, *published)
         record.test = SmokeTest(found, forwards, timeout, _awaited(record.budgets))
-        machine = replace(
-            machine,
-            ports=(*machine.ports, *published),
-            timeout=timeout,
-            watch=True,
-            watch_ports=True,
-        )
-        _run(context, options, files, machine, record)
+        machine = replace(machine, ports=ports, timeout=timeout, watch=True, watch_ports=True)
+        _run(files, machine, record, record.test, context, options)
     except HyperbuildError as failure:
         error = failure
     record.judge(error)
+    if record.reason and record.test:
+        record.log = _write_log(context, options, record)
+        raise SmokeError(
+            f"{options.image}: {record.reason} (console and output: {record.log})"
+        ) from error
     if record.reason:
-        where = ""
-        if record.test:
-            record.log = _write_log(context, options, record)
-            where = f" (console and output: {record.log})"
-        raise SmokeError(f"{options.image}: {record.reason}{where}") from error
+        raise SmokeError(record.reason) from error
+
+
+def _settled(
+    options: BootOptions, files: BundleFiles, record: Record
+) -> tuple[BootOptions, Contract]:
+    """Return options and contract with what the bundle says; its budgets go into record."""
+    bundled, own = files.bundle.boot, _own_contract(options)
+    if bundled is None:
+        return options, own
+    if not record.budgets:
+        record.budgets += _bundled_budgets(bundled, options)
+    return settled(options, bundled), _joined(own, bundled)
 
 
 def _run(
-    context: Context,
-    options: BootOptions,
     files: BundleFiles,
     machine: MachineOptions,
     record: Record,
+    test: SmokeTest,
+    context: Context,
+    options: BootOptions,
 ) -> None:
     """Run the VM to its end, and have the test say what that means."""
-    test, timeline = record.test, record.timeline
-    if test is None:
-        return
     failure, status = "", None
     try:
         status = run_vm(
@@ -213,7 +204,7 @@ def _run(
             search_path=context.environment.get("PATH", ""),
             streams=Streams(record.stdout, stdin=0 if options.interactive else None),
             watch=Watch(
-                timeline,
+                record.timeline,
                 context.console,
                 on_started=lambda timeline: context.console.say(summary(timeline)),
                 observer=test,

@@ -66,9 +66,9 @@ def test_each_shipped_recipe_builds_what_holds_to_it(
 def test_a_bundle_carries_its_defaults_and_its_contract(
     recipe: Path, busybox: str, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    out, report = tmp_path / "out", tmp_path / "smoke.xml"
+    out, report, page = tmp_path / "out", tmp_path / "smoke.xml", tmp_path / "smoke.html"
     changes = ("--set", busybox, "--set", f"output.directory={out}")
-    done = run_cli("build", recipe, *changes, "--report", report)
+    done = run_cli("build", recipe, *changes, "--report", report, "--report", page)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
     names = [case.attrib["name"] for case in ET.parse(report).getroot().iter("testcase")]  # noqa: S314
@@ -77,6 +77,7 @@ def test_a_bundle_carries_its_defaults_and_its_contract(
         "log ^hello, house$",
         "budget app_exec=60000ms",
     ]
+    assert "<td>app_exec</td>" in page.read_text()
     said = json.loads((out / "bundle.json").read_text())["boot"]
     assert said["options"]["env"] == ["GREETING=hello, house"]
     assert said["budgets"] == ["app_exec=60s"]

@@ -29,7 +29,7 @@ def record(output: bytes, regex: str = "x") -> Record:
     test.see(Exit(3))
     test.close()
     test.conclude("", has_timed_out=False)
-    found = Record(timeline, (parse_budget("init=1s"),), test=test)
+    found = Record(timeline, [parse_budget("init=1s")], test=test)
     found.judge(None)
     return found
 
