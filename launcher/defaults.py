@@ -34,6 +34,7 @@ _KINDS: Mapping[str, type] = {
     "require-dax": bool,
     "health-cmd": str,
 }
+_CHOICES: Mapping[str, tuple[str, ...]] = {"network": ("user", "none"), "rootfs": ("dax", "blk")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def read_defaults(data: object, where: str) -> BootDefaults:
         raise ContentError(f"{where}: options or budgets are not what they should be")
     for name, value in options.items():
         kind = _KINDS.get(name)
-        if type(value) is not kind or (kind is list and not _are_texts(value)):
+        fits = type(value) is kind and (kind is not list or _are_texts(value))
+        if not fits or value not in _CHOICES.get(name, (value,)):
             raise ContentError(
                 f"{where}: options: {printable(name)} is not known, or not what it should be"
             )
