@@ -166,7 +166,8 @@ def _smoke(
     except HyperbuildError as failure:
         error = failure
     record.judge(error)
-    if record.reason and record.test:
+    # A VM that was not started has said nothing.
+    if record.reason and record.timeline.reached("hypervisor") is not None:
         record.log = _write_log(context, options, record)
         raise SmokeError(
             f"{options.image}: {record.reason} (console and output: {record.log})"
