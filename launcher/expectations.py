@@ -122,9 +122,13 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Works:
-    """The application listens on a TCP port, or ends with status 0."""
+    """The application listens on one of ports; without any, on some port, or it ends with 0."""
+
+    ports: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        if self.ports:
+            return f"listens on {' or '.join(map(str, self.ports))}"
         return "listens or exits with 0"
 
 
@@ -137,7 +141,7 @@ def expected(
     """Return what contract means for an image's process.
 
     The image's HEALTHCHECK, or health_command, is part of it unless the application shall end.
-    Without either, and without a word, each TCP port that the image exposes is; then ``Works``.
+    Without either, and without a word, it is that the image ``Works``.
     InputError: the contract is none, or can't be kept.
     """
     check_contract(contract, health_command=health_command)
@@ -150,7 +154,7 @@ def expected(
     found += map(Port, contract.port)
     found += [parse_http(text, exposed) for text in contract.http]
     found += map(Log, contract.log)
-    return tuple(found or map(Port, exposed)) or (Works(),)
+    return tuple(found) or ((Port(*exposed),) if len(exposed) == 1 else (Works(exposed),))
 
 
 def check_contract(contract: Contract, *, health_command: str = "") -> None:

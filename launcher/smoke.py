@@ -138,10 +138,16 @@ class SmokeTest:
         elif match and match[1] == "loopback":
             self._hidden.add(int(match[2]))
         elif match:
-            self._ports.add(int(match[2]))
-            self._meet(Port(int(match[2])))
-            self._meet(Works())
-            self._ask(int(match[2]))
+            self._see_port(int(match[2]))
+
+    def _see_port(self, port: int) -> None:
+        self._ports.add(port)
+        self._meet(Port(port))
+        for check in self.checks:
+            expected = check.expectation
+            if isinstance(expected, Works) and port in (expected.ports or (port,)):
+                self._meet(expected)
+        self._ask(port)
 
     def _ask(self, port: int) -> None:
         for expected in dict.fromkeys(check.expectation for check in self.checks):
@@ -235,18 +241,12 @@ class SmokeTest:
     def _explain_timeout(self, expectation: Expectation) -> str:
         within = f"within {self._timeout:g} s"
         longer = "give it longer with --timeout"
-        if "exec" not in self._events and "renewed" not in self._events:
+        if not self._events & {"exec", "renewed"}:
             return f"the application was not started {within}; {longer}"
         if isinstance(expectation, Port | Http) and expectation.port not in self._ports:
-            number = expectation.port
-            if number in self._hidden:
-                return (
-                    "it is open inside the guest alone (on 127.0.0.1); "
-                    "have the application listen on 0.0.0.0"
-                )
-            others = ", ".join(map(str, sorted(self._ports - {number})))
-            instead = f"expect one that is open ({others})" if others else longer
-            return f"nothing listened on it {within}; {instead}, or correct the application"
+            return self._explain_closed(expectation.port, within)
+        if isinstance(expectation, Works):
+            return self._explain_idle(expectation, within)
         if isinstance(expectation, Http):
             seen = self._probes[expectation].seen if expectation in self._probes else "not asked"
             return f"no answer that counts {within}, last seen: {seen}; {longer}"
@@ -254,15 +254,30 @@ class SmokeTest:
             return f"the health check did not succeed {within}; {longer}, or correct the check"
         if isinstance(expectation, Log):
             return f"nothing that the application wrote {within} matches; {longer}"
-        if isinstance(expectation, Ends):
-            return f"the application did not end {within}; {longer}"
+        return f"the application did not end {within}; {longer}"
+
+    def _explain_closed(self, port: int, within: str) -> str:
+        if port in self._hidden:
+            return (
+                "it is open inside the guest alone (on 127.0.0.1); "
+                "have the application listen on 0.0.0.0"
+            )
+        others = ", ".join(map(str, sorted(self._ports)))
+        instead = f"expect one that is open ({others})" if others else "give it longer (--timeout)"
+        return f"nothing listened on it {within}; {instead}, or correct the application"
+
+    def _explain_idle(self, expectation: Works, within: str) -> str:
+        if self._ports:
+            others = ", ".join(map(str, sorted(self._ports)))
+            return f"the application listened on {others} instead; expect that by --expect-port"
         if self._hidden:
             return (
                 "the application listens inside the guest alone (on 127.0.0.1); "
                 "have it listen on 0.0.0.0"
             )
+        what = "listened on none" if expectation.ports else "neither listened on a port nor ended"
         return (
-            f"the application neither listened on a TCP port nor ended {within}; "
+            f"the application {what} {within}; "
             "say what it shall do instead, with --expect-log for one"
         )
 

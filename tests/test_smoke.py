@@ -93,7 +93,7 @@ def test_the_image_s_own_contract(smoke: Smoke, nginx: str, busybox: str) -> Non
     assert ends.stdout == "done\n"
     assert "exit 0: " not in ends.stderr
     stays = smoke(busybox, "--timeout", "5", "sleep", "100")
-    assert "neither listened on a TCP port nor ended within 5 s" in reason(stays)
+    assert "neither listened on a port nor ended within 5 s" in reason(stays)
 
 
 def test_a_failure_has_its_log_and_its_case(smoke: Smoke, nginx: str, tmp_path: Path) -> None:

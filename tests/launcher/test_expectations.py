@@ -85,6 +85,7 @@ def test_of_several_exposed_ports_one_must_be_named() -> None:
         (Contract(), CHECKED, (Health(),)),
         (Contract(), {"exposed_ports": ("80/tcp", "53/udp")}, (Port(80),)),
         (Contract(), {"exposed_ports": ("53/udp",)}, (Works(),)),
+        (Contract(), {"exposed_ports": ("80/tcp", "443/tcp")}, (Works((80, 443)),)),
         (Contract(), {"healthcheck": {"Test": ["NONE"]}}, (Works(),)),
         (Contract(port=(6379,)), CHECKED, (Health(), Port(6379))),
         (Contract(log=("up",)), {"exposed_ports": ("80/tcp",)}, (Log("up"),)),

@@ -33,10 +33,10 @@ def failure(test: SmokeTest, error: str = "", *, late: bool = False) -> str:
 
 
 def test_events_meet_what_they_are_about_and_nothing_else() -> None:
-    test = smoke(Port(80), Health(), Works())
+    test = smoke(Port(80), Health(), Works(), Works((80, 443)))
     for name in ("listening", "port 8080", "loopback 80", "port 80000", "port x"):
         test.see(Event(name, 1))
-    assert [check.held_at is not None for check in test.checks] == [False, False, True]
+    assert [check.held_at is not None for check in test.checks] == [False, False, True, False]
     test.see(Event("port 80", 1))
     assert not test.is_done
     test.see(Event("healthy", 1))
@@ -61,6 +61,7 @@ def test_steps_that_are_waited_for_are_not_expected() -> None:
         (Works(), 0, ""),
         (Ends(0), 3, "exit 0: the application ended with status 3"),
         (Ends(3), 0, "exit 3: the application ended with status 0 before that"),
+        (Works((80, 443)), 0, "listens on 80 or 443: the application ended with status 0 before"),
         (Works(), 1, "listens or exits with 0: the application ended with status 1"),
         (Port(80), 0, "port 80: the application ended with status 0 before that"),
         (Log("up"), 2, "log up: the application ended with status 2"),
@@ -86,7 +87,9 @@ def test_what_hyperstart_refused_is_the_reason() -> None:
         (Port(80), [], "nothing listened on it within 5 s; give it longer"),
         (Port(80), ["loopback 80"], "open inside the guest alone (on 127.0.0.1)"),
         (Works(), ["loopback 80"], "listens inside the guest alone"),
-        (Works(), [], "neither listened on a TCP port nor ended"),
+        (Works((1, 2)), ["port 3"], "listened on 3 instead; expect that by --expect-port"),
+        (Works((1, 2)), [], "listened on none within 5 s"),
+        (Works(), [], "neither listened on a port nor ended"),
         (Health(), [], "did not succeed within 5 s"),
         (Log("x"), [], "nothing that the application wrote within 5 s matches"),
         (Ends(0), [], "did not end within 5 s"),
