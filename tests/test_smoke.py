@@ -35,11 +35,12 @@ def busybox(test_cache: Path) -> str:
 
 
 @pytest.fixture
-def smoke(run_cli: RunCli) -> Smoke:
+def smoke(run_cli: RunCli, tmp_path: Path) -> Smoke:
     """Give a function that runs a smoke test, for 60 s at most unless told."""
 
     def run(*args: str | Path, **more: Path) -> subprocess.CompletedProcess[str]:
-        return run_cli("boot", "--smoke", "--timeout", "60", *args, timeout=200, **more)
+        log = ("--console-log", tmp_path / "said.log")
+        return run_cli("boot", "--smoke", "--timeout", "60", *log, *args, timeout=200, **more)
 
     return run
 
@@ -122,8 +123,9 @@ def test_a_failure_has_its_log_and_its_case(smoke: Smoke, nginx: str, tmp_path: 
     assert text in page.read_text()
 
 
-def test_a_failure_without_a_place_for_its_log_names_one(smoke: Smoke, busybox: str) -> None:
-    line = reason(smoke(busybox, "--expect-exit", "0", "sh", "-c", "echo what; exit 3"))
+def test_a_failure_without_a_place_for_its_log_names_one(run_cli: RunCli, busybox: str) -> None:
+    options = ("--smoke", "--expect-exit", "0", busybox)
+    line = reason(run_cli("boot", *options, "sh", "-c", "echo what; exit 3"))
     assert "exit 0: the application ended with status 3, its last words: what; " in line
     path = Path(line.rpartition("(console and output: ")[2].removesuffix(")"))
     assert path.read_text().startswith("exit 0: the application ended with status 3")
@@ -160,11 +162,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("script", FAILURES)
-def test_failures_made_to_happen_are_recognised(
-    script: str, smoke: Smoke, nginx: str, tmp_path: Path
-) -> None:
-    options = ("--expect-exit", "0", "-m", "96M", "--console-log", tmp_path / "log")
-    done = smoke(*options, nginx, "sh", "-c", script)
+def test_failures_made_to_happen_are_recognised(script: str, smoke: Smoke, nginx: str) -> None:
+    done = smoke("--expect-exit", "0", "-m", "96M", nginx, "sh", "-c", script)
     assert FAILURES[script] in reason(done)
 
 
@@ -183,14 +182,12 @@ def test_a_machine_that_cannot_start(
     path = out / piece
     with path.open("r+b") as file:
         file.write(bytes(min(1 << 16, path.stat().st_size)))
-    assert said in reason(smoke(out, "--console-log", tmp_path / "log"))
+    assert said in reason(smoke(out))
 
 
-def test_what_listens_on_the_loopback_alone_is_told_so(
-    smoke: Smoke, busybox: str, tmp_path: Path
-) -> None:
-    options = ("--timeout", "6", "--expect-port", "80", "--console-log", tmp_path / "log")
-    done = smoke(*options, busybox, "httpd", "-f", "-p", "127.0.0.1:80")
+def test_what_listens_on_the_loopback_alone_is_told_so(smoke: Smoke, busybox: str) -> None:
+    options = ("--timeout", "6", "--expect-port", "80", busybox)
+    done = smoke(*options, "httpd", "-f", "-p", "127.0.0.1:80")
     assert "port 80: it is open inside the guest alone (on 127.0.0.1)" in reason(done)
 
 
