@@ -6,7 +6,6 @@ command that needs them, so that no command waits for another's.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyperbuild.builder.boot_command import BootCommand, boot_options, warm_options
+from hyperbuild.builder.build_command import authfile_option, build
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import Context, read_context
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _pass_context = click.make_pass_decorator(Context)
-_authfile = click.option(
-    "--authfile", type=click.Path(path_type=Path), help="File of registry credentials."
-)
 _platform = click.option(
     "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Default: linux on this CPU."
 )
@@ -102,7 +99,7 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @_kernel_file
 @_profile
 @_platform
-@_authfile
+@authfile_option
 @limit_options
 @space_option
 @_pass_context
@@ -149,65 +146,6 @@ def convert(
         output,
     )
     click.echo(result.to_json() if as_json else result.name)
-
-
-@cli.command()
-@click.argument("recipes", nargs=-1, metavar="RECIPE...")
-@click.option(
-    "--set", "changes", multiple=True, metavar="[TABLE.]KEY=VALUE",
-    help="Change the recipes: image=nginx:1.25, boot.memory=64M, smoke.port=[80].",
-)  # fmt: skip
-@click.option("--no-smoke", is_flag=True, help="Keep the bundle untested.")
-@click.option(
-    "--propose-profile", is_flag=True,
-    help="Print the smallest kernel profile that the smoke test holds with; keep nothing.",
-)  # fmt: skip
-@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes.")
-@click.option(
-    "--report", multiple=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Report the smoke test in FILE.xml, FILE.json or FILE.html.",
-)  # fmt: skip
-@click.option(
-    "--console-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Where to keep what a VM said that failed its smoke test.",
-)  # fmt: skip
-@click.option(
-    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-    envvar="HYPERBUILD_ACCEL", help="Hardware virtualization or emulation.",
-)  # fmt: skip
-@_authfile
-@_pass_context
-def build(
-    context: Context,
-    /,
-    *,
-    recipes: tuple[str, ...],
-    no_smoke: bool,
-    propose_profile: bool,
-    schema: bool,
-    **options: Any,
-) -> None:
-    """Build bundles by RECIPEs: files NAME.toml, or names of shipped ones.
-
-    A recipe with a [smoke] table has its bundle booted and tested; it is kept if the test holds.
-    stdout has each bundle's directory or digest.
-    """
-    from hyperbuild.builder import building
-
-    if schema:
-        from hyperbuild.recipes.fields import json_schema
-
-        click.echo(json.dumps(json_schema(), indent=2))
-        return
-    if not recipes:
-        raise click.UsageError("Missing argument 'RECIPE...'.")
-    chosen = building.BuildOptions(with_smoke=not no_smoke, **options)
-    if propose_profile:
-        for name in recipes:
-            click.echo(building.propose_profile(context, name, chosen))
-        return
-    for made in building.build_recipes(context, recipes, chosen):
-        click.echo(made)
 
 
 @cli.command(cls=BootCommand)
@@ -271,7 +209,7 @@ def warm(context: Context, /, when: str, **options: Any) -> None:
     help="How many of the biggest files are listed.",
 )  # fmt: skip
 @_platform
-@_authfile
+@authfile_option
 @limit_options
 @_pass_context
 def inspect(
@@ -396,6 +334,9 @@ def completion(shell: str) -> None:
     if kind is None:
         raise InputError(f"no completion for {shell}")
     click.echo(kind(cli, {}, "hyperbuild", "_HYPERBUILD_COMPLETE").source())
+
+
+cli.add_command(build)
 
 
 def run_cli(arguments: Sequence[str]) -> int:
