@@ -156,3 +156,14 @@ def test_the_shipped_recipes_record_the_profile_that_is_proposed(
     change = f"image=oci:{image('redis', test_cache)}"
     done = build("redis", "--set", change, "--propose-profile")
     assert done.stdout == "micro\n", done.stderr
+
+
+def test_an_image_s_name_means_what_a_recipe_has_made_of_it(
+    build: Build, run_cli: RunCli, registry: str, kernel_of: KernelOf
+) -> None:
+    kernel_of("micro")
+    name = f"{registry}/nginx:latest"
+    assert build("nginx", "--set", f"image={name}").returncode == 0
+    done = run_cli("boot", "--smoke", name)
+    assert done.returncode == 0, done.stderr
+    assert "smoke test held: http :80/~nginx after" in done.stderr
