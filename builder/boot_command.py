@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hyperbuild.builder.boot_options import BOOT_OPTIONS, BootOption, count, file, flag, seconds
+from hyperbuild.builder.boot_options import (
+    BOOT_OPTIONS,
+    BootOption,
+    count,
+    file,
+    flag,
+    seconds,
+    status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 _TYPES: dict[Any, click.ParamType[Any]] = {
     str: click.STRING,
     count: click.IntRange(1),
+    status: click.IntRange(0, 255),
     seconds: click.FloatRange(0, min_open=True),
     file: click.Path(path_type=Path, dir_okay=False),
     Path: click.Path(path_type=Path),

@@ -33,6 +33,14 @@ def count(text: str) -> int:
     return number
 
 
+def status(text: str) -> int:
+    """Read an exit status."""
+    number = int(text)
+    if not 0 <= number <= 255:
+        raise ValueError(text)
+    return number
+
+
 def seconds(text: str) -> float:
     """Read a time that is more than nothing."""
     number = float(text)
@@ -75,11 +83,11 @@ BOOT_OPTIONS = (
         "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]",
         shapes=True,
     ),
-    BootOption("memory", ("-m", "--memory"), "RAM.", str, "256M", "SIZE", shapes=True),
-    BootOption("cpus", ("--cpus",), "CPUs.", count, 1, shapes=True),
+    BootOption("memory", ("-m", "--memory"), "RAM.  [default: 256M]", metavar="SIZE", shapes=True),
+    BootOption("cpus", ("--cpus",), "CPUs.  [default: 1]", count, shapes=True),
     BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
     BootOption(
-        "network", ("--network",), "The guest's network.", default="user",
+        "network", ("--network",), "The guest's network.  [default: user]",
         choices=("user", "none"),
         shapes=True,
     ),
@@ -97,8 +105,9 @@ BOOT_OPTIONS = (
     ),
     BootOption(
         "rootfs_as", ("--rootfs",),
-        "Map the root file system (persistent memory), or read it as a block device.",
-        default="dax", choices=("dax", "blk"),
+        "Map the root file system (persistent memory), or read it as a block device.  "
+        "[default: dax]",
+        choices=("dax", "blk"),
         shapes=True,
     ),
     BootOption(
@@ -121,8 +130,10 @@ BOOT_OPTIONS = (
         metavar="FILE[:SIZE]",
     ),
     BootOption(
-        "report", ("--report",), "Write the boot timeline into FILE.json, or draw it in FILE.html.",
-        file, metavar="FILE",
+        "report", ("--report",),
+        "Write the boot timeline into FILE.json, or draw it in FILE.html; with --smoke also as "
+        "JUnit XML in FILE.xml.",
+        file, (), "FILE",
     ),
     BootOption(
         "budget", ("--budget",),
@@ -157,6 +168,32 @@ BOOT_OPTIONS = (
     BootOption(
         "policy", ("--policy",), "Boot only what this file allows, by who has signed it.", file,
         metavar="FILE", shapes=True,
+    ),
+    BootOption(
+        "smoke", ("--smoke",),
+        "Stop once all that is expected has come, with status 0; 1 if it has not.", flag, False,
+    ),
+    BootOption(
+        "expect_http", ("--expect-http",),
+        "Expect an answer by HTTP, as in /, :8080/health=204 or /~Welcome.",
+        str, (), "[:PORT]/PATH[=STATUS][~REGEX]",
+    ),
+    BootOption(
+        "expect_port", ("--expect-port",), "Expect that a TCP port is listened on.", count, (),
+        "PORT",
+    ),
+    BootOption(
+        "expect_log", ("--expect-log",), "Expect that the application writes this.", str, (),
+        "REGEX",
+    ),
+    BootOption(
+        "expect_exit", ("--expect-exit",), "Expect that the application ends with this.", status,
+        metavar="STATUS",
+    ),
+    BootOption(
+        "console_log", ("--console-log",),
+        "Where to keep what a VM said that failed its smoke test; default: a file in the cache.",
+        file, metavar="FILE",
     ),
 )  # fmt: skip
 

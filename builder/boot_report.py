@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hyperbuild.builder.junit import as_junit
 from hyperbuild.builder.report_style import STYLE
 from hyperbuild.converter.errors import InputError, UnavailableError, printable
 from hyperbuild.converter.files import draft, write_all
 from hyperbuild.launcher.timeline import STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from hyperbuild.launcher.budget import Budget
@@ -24,6 +25,10 @@ _STYLE = """
 .lane i{position:absolute;top:0;bottom:0;min-width:2px;border-radius:3px;background:var(--bar)}
 .lane i.late{background:var(--waste)}
 td.w{width:60%}
+pre{margin:0;overflow-x:auto;font:12px/1.45 ui-monospace,"DejaVu Sans Mono",monospace}
+.scroll pre{max-height:420px;overflow-y:auto}
+.verdict{margin-top:18px;font-size:15px;font-weight:600;overflow-wrap:anywhere}
+td.why{width:50%;overflow-wrap:anywhere}
 """
 #: The steps that are shown large.
 _TILES = ("init", "renewed", "app_exec", "listening", "healthy")
@@ -32,25 +37,46 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 
 @contextmanager
 def reported(
-    path: Path, image: str, timeline: Timeline, budgets: Sequence[Budget]
+    paths: Iterable[Path],
+    image: str,
+    timeline: Timeline,
+    budgets: Sequence[Budget],
+    smoke: Callable[[], dict[str, Any]] | None = None,
 ) -> Iterator[None]:
-    """Write what timeline has at the end of the block, however that ends, as path.
+    """Write what is known at the end of the block, however that ends, as each of paths.
 
-    Before it: InputError if path is neither *.json nor *.html or no regular file, UnavailableError
+    That is what timeline has, and what smoke returns of a smoke test. Before it: InputError if a
+    path is neither *.json nor *.html (nor *.xml, with smoke) or no regular file, UnavailableError
     if it cannot be written.
     """
-    renderers = {".json": _as_json, ".html": _as_page}
-    render = renderers.get(path.suffix)
-    if render is None or (path.exists() and not path.is_file()):
-        raise InputError(f"report {path}: name a file that ends in .json or .html")
-    try:
-        with draft(path.absolute().parent) as file:
-            try:
-                yield
-            finally:
-                content = render(_document(image, timeline, budgets))
-                write_all(file.fd, content.encode())
+    renderers: dict[str, Callable[[dict[str, Any]], str]] = {".json": _as_json, ".html": _as_page}
+    if smoke:
+        renderers[".xml"] = as_junit
+    with ExitStack() as stack:
+        drafts = []
+        for path in paths:
+            if path.suffix not in renderers or (path.exists() and not path.is_file()):
+                *some, last = renderers
+                raise InputError(
+                    f"report {path}: name a file that ends in {', '.join(some)} or {last}"
+                )
+            stack.enter_context(_explained(path))
+            drafts.append((path, stack.enter_context(draft(path.absolute().parent))))
+        try:
+            yield
+        finally:
+            document = _document(image, timeline, budgets)
+            if smoke:
+                document["smoke"] = smoke()
+            for path, file in drafts:
+                write_all(file.fd, renderers[path.suffix](document).encode())
                 file.publish(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UnavailableError(
             f"cannot write the report {path}: {error.strerror}; choose another file"
@@ -87,9 +113,11 @@ def _as_page(document: dict[str, Any]) -> str:
             f"<title>Boot of {title}</title><style>{STYLE}{_STYLE}</style></head><body><main>",
             f"<h1>Boot of {title}</h1>",
             "<p>Each bar is a step's time since the one before it, on the host's clock.</p>",
+            _smoke_sections(document.get("smoke")),
             _tiles(document["steps"]),
             _lanes(document),
             _budget_table(document["budgets"]),
+            _said(document.get("smoke")),
             "</main></body></html>\n",
         )
     )
@@ -155,3 +183,46 @@ def _amount(number: int, unit: str) -> str:
 
 def _meaning(name: str) -> str:
     return STEPS.get(name, "the guest told of it")
+
+
+def _smoke_sections(smoke: dict[str, Any] | None) -> str:
+    """Say whether the smoke test held, and show each expectation."""
+    if smoke is None:
+        return ""
+    if smoke["held"]:
+        verdict = '<p class="verdict ok">The smoke test held.</p>'
+    else:
+        verdict = f'<p class="verdict problem">{escape(printable(smoke["reason"]))}</p>'
+    rows = "".join(
+        f'<tr><td class="name">{escape(printable(entry["name"]))}</td>'
+        + (
+            f'<td class="r">{entry["ms"]:.0f}</td><td class="ok">held</td><td class="why"></td>'
+            if entry["held"]
+            else '<td class="r">-</td><td class="problem">failed</td>'
+            f'<td class="why">{escape(printable(entry["failure"]))}</td>'
+        )
+        + "</tr>"
+        for entry in smoke["expectations"]
+    )
+    if not rows:
+        return verdict
+    head = '<tr><th>Expectation</th><th class="r">at ms</th><th></th><th></th></tr>'
+    table = f'<div class="scroll"><table>{head}{rows}</table></div>'
+    return f"{verdict}<section><h2>Smoke test</h2>{table}</section>"
+
+
+def _said(smoke: dict[str, Any] | None) -> str:
+    """Show the ends of what the application and the kernel said."""
+    if smoke is None:
+        return ""
+    titles = {"output": "Output of the application", "console": "Console of the guest"}
+    return "".join(
+        f'<section><h2>{title}</h2><div class="scroll"><pre>'
+        f"{escape(_lines(smoke[key]))}</pre></div></section>"
+        for key, title in titles.items()
+        if smoke[key]
+    )
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))

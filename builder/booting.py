@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.context import Context
     from hyperbuild.launcher.budget import Budget
+    from hyperbuild.launcher.defaults import BootDefaults
     from hyperbuild.launcher.located import BundleFiles
+
+
+DEFAULT_MEMORY = "256M"
 
 
 class BootOptions(Record):
@@ -36,19 +40,19 @@ class BootOptions(Record):
     command: tuple[str, ...]
     publish: tuple[str, ...]
     env: tuple[str, ...]
-    memory: str
-    cpus: int
+    memory: str | None
+    cpus: int | None
     hostname: str
-    network: str
+    network: str | None
     interactive: bool
     timeout: float | None
-    rootfs_as: str
+    rootfs_as: str | None
     require_dax: bool
     warm: bool
     require_warm: bool
     health_command: str
     disk: str | None
-    report: Path | None
+    report: tuple[Path, ...]
     budget: tuple[str, ...]
     accel: str
     pull: str
@@ -57,6 +61,12 @@ class BootOptions(Record):
     platform_text: str | None
     authfile: Path | None
     policy: Path | None
+    smoke: bool
+    expect_http: tuple[str, ...]
+    expect_port: tuple[int, ...]
+    expect_log: tuple[str, ...]
+    expect_exit: int | None
+    console_log: Path | None
 
 
 def boot_image(context: Context, options: BootOptions) -> int:
@@ -64,15 +74,18 @@ def boot_image(context: Context, options: BootOptions) -> int:
 
     The report is written whatever comes of the boot.
     """
+    if options.smoke:
+        from hyperbuild.builder.smoking import smoke_image
+
+        return smoke_image(context, options)
+    _refuse_smoke_options(options)
     timeline = Timeline()
     timeline.mark("start", process_start())
-    budgets = _budgets(options)
+    budgets = budgets_of(options)
     machine = machine_options(context, options, budgets)
-    if machine.counting and (options.warm or options.require_warm):
-        raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
-    if machine.disk and (options.warm or options.require_warm):
-        raise InputError("a copy has no disk to keep its files on; drop --warm or --disk")
     files = find_files(context, options)
+    if files.bundle.boot:
+        machine = machine_options(context, settled(options, files.bundle.boot), budgets)
     with ExitStack() as stack:
         if options.report:
             from hyperbuild.builder.boot_report import reported
@@ -88,14 +101,35 @@ def boot_image(context: Context, options: BootOptions) -> int:
                 timeline,
                 context.console,
                 budgets,
-                on_started=lambda timeline: context.console.say(_summary(timeline)),
+                on_started=lambda timeline: context.console.say(summary(timeline)),
             ),
-            warm=_warm_start(context, options),
+            warm=warm_start(context, options),
         )
     return result.status
 
 
-def _budgets(options: BootOptions) -> tuple[Budget, ...]:
+def settled(options: BootOptions, defaults: BootDefaults) -> BootOptions:
+    """Return options with those of a bundle where they say nothing.
+
+    Variables are joined, the user's come last.
+    """
+    bundled = defaults.options
+    return options.replace(
+        command=options.command or tuple(bundled.get("cmd", ())),
+        publish=options.publish or tuple(bundled.get("publish", ())),
+        env=(*bundled.get("env", ()), *options.env),
+        memory=options.memory or bundled.get("memory"),
+        cpus=options.cpus or bundled.get("cpus"),
+        hostname=options.hostname or bundled.get("hostname", ""),
+        network=options.network or bundled.get("network"),
+        rootfs_as=options.rootfs_as or bundled.get("rootfs"),
+        require_dax=options.require_dax or bundled.get("require-dax", False),
+        health_command=options.health_command or bundled.get("health-cmd", ""),
+    )
+
+
+def budgets_of(options: BootOptions) -> tuple[Budget, ...]:
+    """Read the budgets of options; InputError if one is none."""
     if not options.budget:
         return ()
     from hyperbuild.launcher.budget import parse_budget
@@ -103,7 +137,8 @@ def _budgets(options: BootOptions) -> tuple[Budget, ...]:
     return tuple(parse_budget(text) for text in options.budget)
 
 
-def _warm_start(context: Context, options: BootOptions) -> WarmStart | None:
+def warm_start(context: Context, options: BootOptions) -> WarmStart | None:
+    """Return where to look for templates, None where options want none."""
     if not (options.warm or options.require_warm):
         return None
     from hyperbuild.launcher.template import Templates
@@ -116,14 +151,14 @@ def machine_options(
 ) -> MachineOptions:
     """Read what options say of the VM; InputError where that is none."""
     machine = MachineOptions(
-        memory=parse_memory(options.memory),
-        cpus=options.cpus,
+        memory=parse_memory(options.memory or DEFAULT_MEMORY),
+        cpus=options.cpus or 1,
         ports=tuple(parse_port(text) for text in options.publish),
         env=tuple(parse_env(text, context.environment) for text in options.env),
         args=options.command,
         hostname=options.hostname,
-        network=options.network == "user",
-        dax=options.rootfs_as == "dax",
+        network=options.network != "none",
+        dax=options.rootfs_as != "blk",
         require_dax=options.require_dax,
         accel=Accel(options.accel),
         counting=any(budget.instructions for budget in budgets),
@@ -134,6 +169,10 @@ def machine_options(
         timeout=options.timeout,
     )
     check_options(machine)
+    if machine.counting and (options.warm or options.require_warm):
+        raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
+    if machine.disk and (options.warm or options.require_warm):
+        raise InputError("a copy has no disk to keep its files on; drop --warm or --disk")
     return machine
 
 
@@ -183,6 +222,20 @@ def _find_trusted(context: Context, options: BootOptions, policy: Path) -> Bundl
     ).files
 
 
+def _refuse_smoke_options(options: BootOptions) -> None:
+    given = {
+        "--expect-http": options.expect_http,
+        "--expect-port": options.expect_port,
+        "--expect-log": options.expect_log,
+        "--expect-exit": options.expect_exit is not None,
+        "--console-log": options.console_log,
+        "a report in .xml": [path for path in options.report if path.suffix == ".xml"],
+    }
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} is for smoke tests; add --smoke, or drop it")
+
+
 def _refuse_image_options(options: BootOptions) -> None:
     """Say so where options choose what a finished bundle has settled."""
     given = {
@@ -200,7 +253,7 @@ def _refuse_image_options(options: BootOptions) -> None:
             )
 
 
-def _summary(timeline: Timeline) -> str:
+def summary(timeline: Timeline) -> str:
     """Say on one line when the application was started, and what the time went into."""
     steps = timeline.steps()
     parts = [

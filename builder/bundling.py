@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hyperbuild.converter.store import Store
     from hyperbuild.initramfs.build import Initramfs
     from hyperbuild.kernel.build import Kernel
+    from hyperbuild.launcher.defaults import BootDefaults
 
 ARTIFACT_TYPE = "application/vnd.hyperbuild.bundle.v1"
 CONFIG_TYPE = "application/vnd.hyperbuild.bundle.config.v1+json"
@@ -75,7 +76,8 @@ class Order:
     """One bundle to be made: an image and its source, what it is joined with, and how.
 
     ``rootfs_format`` is a key of FORMATS; ``epoch``, ``aligns`` and ``cache`` are as for
-    ``convert``; ``verify`` has the result proved (VerificationError).
+    ``convert``; ``verify`` has the result proved (VerificationError), ``boot`` is what the bundle
+    says of how to boot it.
     """
 
     image: SourceImage
@@ -86,6 +88,7 @@ class Order:
     limits: Limits
     aligns: bool
     verify: bool
+    boot: BootDefaults | None
     cache: LayerCache
     progress: Progress
 
@@ -108,6 +111,7 @@ class Order:
             parts.initramfs and parts.initramfs.digest,
             self.epoch,
             self.aligns,
+            *([self.boot.document()] if self.boot else []),
         )
         return oci.digest_of(json.dumps(identity).encode())
 
@@ -171,6 +175,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
         rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest, image.config.diff_ids),
         kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
+        boot=order.boot,
     )
     loans = rootfs.flat.loans
     # The proof builds a tree of its own; two at once would take twice the memory.

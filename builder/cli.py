@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyperbuild.builder.boot_command import BootCommand, boot_options, warm_options
+from hyperbuild.builder.build_command import build
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import read_context
 from hyperbuild.builder.distributing import pull, push, verify
@@ -158,7 +159,7 @@ def boot(context: Context, /, **options: Any) -> int:
     Options may stand before or after IMAGE; write -- before a CMD that starts with a dash. CMD
     replaces the image's Cmd and follows its Entrypoint, as under docker. The exit status is the
     application's (128+N for death by signal N), 125 if it could not be started, 124 after
-    a timeout.
+    a timeout. With --smoke it is 0 if all that is expected has come, else 1.
     """
     from hyperbuild.builder.booting import BootOptions, boot_image
     from hyperbuild.launcher.budget import parse_budget
@@ -253,7 +254,7 @@ def images(context: Context, *, as_json: bool) -> None:
     click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))
 
 
-for command in (push, pull, verify):
+for command in (build, push, pull, verify):
     cli.add_command(command)
 
 

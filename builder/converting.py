@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hyperbuild.builder.context import Context
     from hyperbuild.converter.store import Store
     from hyperbuild.launcher.bundle import Bundle
+    from hyperbuild.launcher.defaults import BootDefaults
 
 
 #: Seconds for which a cut download is worth continuing.
@@ -37,7 +38,8 @@ class Request:
     """What to convert: an image reference and, where given, platform, credentials and kernel.
 
     ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages;
-    ``verify`` has the result compared with the layers.
+    ``verify`` has the result compared with the layers. ``fragments`` are files of kernel options
+    beyond the profile's, ``boot`` is what the bundle will say of how to boot it.
     """
 
     image: str
@@ -50,6 +52,8 @@ class Request:
     limits: Limits = DEFAULT_LIMITS
     aligns: bool = False
     verify: bool = False
+    fragments: tuple[Path, ...] = ()
+    boot: BootDefaults | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ def stored_bundle(context: Context, request: Request) -> StoredBundle:
         return store_bundle(store, order)
 
 
+def exported_bundle(context: Context, request: Request, directory: Path) -> Bundle:
+    """Convert request's image into directory without a word."""
+    with _ordered(context, request) as (_, order):
+        return export_bundle(directory, order, context.sealed("exports"))
+
+
 @contextmanager
 def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]]:
     """Resolve the image, make what it is joined with, and open its source for the time being."""
@@ -107,6 +117,7 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
                 aligns=request.aligns,
                 cache=context.layers(),
                 verify=request.verify,
+                boot=request.boot,
                 progress=context.console,
             ),
         )
@@ -118,7 +129,7 @@ def _parts(context: Context, request: Request) -> Parts:
     if request.kernel_file:
         kernel = custom_kernel(request.kernel_file)
     else:
-        kernel = profile_kernel(context, request.profile)
+        kernel = profile_kernel(context, request.profile, request.fragments)
     return Parts(kernel, make_initramfs(context))
 
 

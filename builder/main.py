@@ -62,6 +62,7 @@ def _run(arguments: list[str]) -> int:
     except HyperbuildError as error:
         # What the guest could not do has a status of its own where the status is the guest's.
         status = max(failure, error.exit_status) if command == "boot" else failure
+        status = error.exit_status if error.is_status_final else status
         return _fail(error, str(error), status, arguments)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

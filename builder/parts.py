@@ -13,6 +13,7 @@ from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
 from hyperbuild.launcher.bundle import MACHINE_OPTIONS, KernelInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
@@ -27,14 +28,20 @@ def make_kernel(
     source: str | None = None,
     sha256: str | None = None,
     profile: str = DEFAULT_PROFILE,
+    fragments: Sequence[Path] = (),
     jobs: int | None = None,
 ) -> Kernel:
-    """Return the HyperKernel of source and profile from the cache, built first if not there."""
+    """Return the HyperKernel of source and profile from the cache, built first if not there.
+
+    fragments are files of options beyond the profile's.
+    """
     from hyperbuild.kernel.build import build_kernel, find_kernel
+    from hyperbuild.kernel.kconfig import read_fragment
     from hyperbuild.kernel.source import find_source
 
     found = find_source(context.cache, source, sha256, progress=context.console)
-    kernel = find_kernel(context.cache, found, profile)
+    more = tuple(read_fragment(path) for path in fragments)
+    kernel = find_kernel(context.cache, found, profile, more)
     if kernel is None:
         context.console.say(
             f"building the HyperKernel {found.version} ({profile}) once; this takes some minutes"
@@ -43,19 +50,22 @@ def make_kernel(
             context.cache,
             found,
             profile=profile,
+            more=more,
             jobs=jobs or os.cpu_count() or 1,
             progress=context.console,
         )
     return kernel
 
 
-def profile_kernel(context: Context, profile: str) -> Kernel:
+def profile_kernel(context: Context, profile: str, fragments: Sequence[Path] = ()) -> Kernel:
     """Return the HyperKernel as ``make_kernel``; a cached one where there is no source to build."""
     from hyperbuild.kernel.build import cached_kernels
 
     try:
-        return make_kernel(context, profile=profile)
+        return make_kernel(context, profile=profile, fragments=fragments)
     except NotFoundError:
+        if fragments:
+            raise
         cached = [kernel for kernel in cached_kernels(context.cache) if kernel.profile == profile]
         if not cached:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
-from hyperbuild.builder.booting import BootOptions, find_files, machine_options
+from hyperbuild.builder.booting import BootOptions, find_files, machine_options, settled
 from hyperbuild.launcher.machine import Hold
 from hyperbuild.launcher.template import Templates
 from hyperbuild.launcher.vm import Streams
@@ -27,6 +27,8 @@ def warm_image(context: Context, when: str, **given: Any) -> Path:
     options = BootOptions(**{**defaults, **given})
     machine = machine_options(context, options)
     files = find_files(context, options)
+    if files.bundle.boot:
+        machine = machine_options(context, settled(options, files.bundle.boot))
     # Whatever was not used for a month goes.
     context.sealed(context.templates.name)
     path = make_template(

@@ -43,6 +43,8 @@ class HyperbuildError(Exception):
     """Base of every failure that hyperbuild explains; ``str()`` is one printable line."""
 
     exit_status = 1
+    #: Whether that is the status of every command; `boot` has others for its own failures.
+    is_status_final = False
 
     def __str__(self) -> str:
         return printable(super().__str__())

@@ -78,16 +78,18 @@ def build_kernel(
     source: KernelSource,
     *,
     profile: str = DEFAULT_PROFILE,
+    more: Sequence[Fragment] = (),
     jobs: int,
     progress: Progress,
 ) -> Kernel:
     """Return the kernel of source and profile, built with jobs compilers if cache lacks it.
 
+    more are fragments beyond the profile's.
     Two builds of the same kernel at once do the work once. Raises as ``configure`` and the
     source do, and ToolError when a tool is missing or fails; then nothing is published.
     """
     room = cache / "kernel"
-    fragments, patches = _loaded(profile)
+    fragments, patches = _loaded(profile, more)
     key = _key(source, fragments, patches)
     if kernel := _load(room / key):
         return kernel
@@ -103,7 +105,8 @@ def build_kernel(
             make = Make(scratch / "tree", log, _made(scratch / "tmp"))
             apply_patches(scratch / "tree", patches, make, progress)
             config = _compile(scratch / "tree", fragments, make, jobs, progress)
-            _describe(_made(scratch / "out"), scratch / "tree", config, source, profile)
+            named = "+".join((profile, *(fragment.name for fragment in more)))
+            _describe(_made(scratch / "out"), scratch / "tree", config, source, named)
             _publish(scratch / "out", room / key)
             log.unlink()
         kernel = _load(room / key)
@@ -112,10 +115,15 @@ def build_kernel(
         return kernel
 
 
-def find_kernel(cache: Path, source: KernelSource, profile: str = DEFAULT_PROFILE) -> Kernel | None:
+def find_kernel(
+    cache: Path,
+    source: KernelSource,
+    profile: str = DEFAULT_PROFILE,
+    more: Sequence[Fragment] = (),
+) -> Kernel | None:
     """Return the kernel that ``build_kernel`` would return without building, or None."""
     room = cache / "kernel"
-    return _load(room / _key(source, *_loaded(profile)))
+    return _load(room / _key(source, *_loaded(profile, more)))
 
 
 def cached_kernels(cache: Path) -> list[Kernel]:
@@ -124,8 +132,10 @@ def cached_kernels(cache: Path) -> list[Kernel]:
     return sorted((kernel for kernel in found if kernel), key=lambda it: (it.version, it.key))
 
 
-def _loaded(profile: str) -> tuple[tuple[Fragment, ...], tuple[Patch, ...]]:
-    return load_profile(profile), load_patches(find_profile(profile))
+def _loaded(
+    profile: str, more: Sequence[Fragment]
+) -> tuple[tuple[Fragment, ...], tuple[Patch, ...]]:
+    return (*load_profile(profile), *more), load_patches(find_profile(profile))
 
 
 def _key(source: KernelSource, fragments: Sequence[Fragment], patches: Sequence[Patch]) -> str:

@@ -155,7 +155,9 @@ def read_fragment(path: Path) -> Fragment:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UnavailableError(f"cannot read {path}: {error.strerror}") from error
+        raise UnavailableError(
+            f"cannot read the kernel fragment {path}: {error.strerror}; name another"
+        ) from error
     except UnicodeDecodeError as error:
         raise ContentError(f"{path} is not UTF-8 text; correct the fragment") from error
     return parse_fragment(path.stem, text)

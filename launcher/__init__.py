@@ -12,6 +12,8 @@
 | ``located`` | ``BundleFiles``: a bundle and where its pieces lie; ``open_directory`` |
 | ``machine`` | ``MachineOptions``, ``parse_port``, ``parse_memory``, ``parse_env``; ``Machine`` |
 | ``vm`` | ``run_vm`` -> ``VMResult`` |
+| ``smoke``, ``expectations`` | ``SmokeTest``, which looks on; ``Contract``, ``expected`` |
+| ``diagnosis`` | ``diagnose``: why a guest failed |
 | ``timeline`` | ``Timeline``: steps of host and guest on one clock; ``process_start`` |
 | ``budget`` | ``parse_budget``, ``Budget``: how late a step may come |
 | ``errors`` | ``BootError``, ``LaunchError`` |

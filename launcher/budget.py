@@ -39,6 +39,11 @@ class Budget(Record):
     limit: int
     instructions: bool = False
 
+    def __str__(self) -> str:
+        if self.instructions:
+            return f"{_COUNT}:{self.phase}={self.limit / 1e6:g}M"
+        return f"{self.phase}={self.limit / 1e6:g}ms"
+
     def check(self, timeline: Timeline) -> None:
         """Raise BudgetError if the phase came too late; one that has not come yet is fine."""
         spent = (timeline.counted if self.instructions else timeline.reached)(self.phase)

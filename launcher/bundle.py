@@ -9,7 +9,8 @@
  "rootfs":      {"format", "size", "digest", "diffIds"},
  "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
  "initramfs":   {"digest"} or null,
- "commandLine": [word, …]}
+ "commandLine": [word, …],
+ "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
 
 Version 1, which is read too, had a text "problem" (of the user, empty if there was none) where
 version 2 has findings, and no options of the kernel.
@@ -26,6 +27,8 @@ from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hyperbuild.launcher.defaults import BootDefaults
 
 SCHEMA_VERSION = 2
 
@@ -141,6 +144,7 @@ class Bundle(Record):
     kernel: KernelInfo | None = None
     initramfs: str | None = None
     command_line: tuple[str, ...] = ()
+    boot: BootDefaults | None = None
 
     def to_json(self) -> bytes:
         """Return bundle.json: the same bytes for equal bundles, ASCII, a newline at the end."""
@@ -185,7 +189,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         },
         "initramfs": bundle.initramfs and {"digest": bundle.initramfs},
         "commandLine": list(bundle.command_line),
-    }
+    } | ({"boot": bundle.boot.document()} if bundle.boot else {})
 
 
 def _process_document(process: Process) -> dict[str, Any]:
@@ -230,6 +234,9 @@ class _Fields:
 
     def where(self, key: str) -> str:
         return f"{self._where}: {key}"
+
+    def has(self, key: str) -> bool:
+        return key in self._rest
 
     def take(self, key: str) -> Any:
         if key not in self._rest:
@@ -300,9 +307,18 @@ def _bundle(fields: _Fields, version: int) -> Bundle:
         kernel=_kernel(fields.optional("kernel"), version),
         initramfs=_initramfs(fields.optional("initramfs")),
         command_line=fields.texts("commandLine"),
+        boot=_boot(fields),
     )
     fields.end()
     return bundle
+
+
+def _boot(fields: _Fields) -> BootDefaults | None:
+    if not fields.has("boot"):
+        return None
+    from hyperbuild.launcher.defaults import read_defaults
+
+    return read_defaults(fields.take("boot"), fields.where("boot"))
 
 
 def _initramfs(fields: _Fields | None) -> str | None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
+from hyperbuild.launcher import diagnosis
 from hyperbuild.launcher.errors import BootError
 
 #: Bytes of console that are kept.
 _KEPT = 64 << 10
-
-_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
-_HYPERSTART = re.compile(r"^hyperstart: (.*)", re.MULTILINE)
 
 
 class ConsoleRing:
@@ -32,16 +28,7 @@ class ConsoleRing:
 
 def diagnose(console: str) -> BootError | None:
     """Return the failure that the console tells of: hyperstart's own, or a kernel panic."""
-    if told := _HYPERSTART.findall(console):
-        return BootError(f"hyperstart failed: {told[-1]}", console=console)
-    panic = _PANIC.search(console)
-    if panic is None:
+    found = diagnosis.diagnose(diagnosis.Evidence(console))
+    if found is None or found.name not in diagnosis.OF_MACHINE:
         return None
-    reason = panic[1].strip()
-    if re.search(r"memory|oom", reason, re.IGNORECASE):
-        remedy = "give the VM more memory with -m"
-    elif re.search(r"init|root fs", reason):
-        remedy = "the initramfs does not fit the kernel; make the bundle again"
-    else:
-        remedy = "this kernel does not fit this machine; build it again, or boot with -m or --cpus"
-    return BootError(f"the guest's kernel panicked: {reason}; {remedy}", console=console)
+    return BootError(str(found), console=console)

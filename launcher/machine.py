@@ -90,8 +90,9 @@ class MachineOptions(Record):
     guest has its loopback alone. dax maps the root file system as persistent memory where its
     size and the kernel allow; require_dax makes anything less an error. counting has the guest's
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
-    port that is listened on and the first good health. health_command, for the image's shell,
-    replaces the image's own check. Without disk the guest's writes lie in its memory.
+    port that is listened on and the first good health, watch_ports for every port. health_command,
+    for the image's shell, replaces the image's own check. Without disk the guest's writes lie in
+    its memory.
     """
 
     memory: int = 256
@@ -107,6 +108,7 @@ class MachineOptions(Record):
     accel: Accel = Accel.AUTO
     counting: bool = False
     watch: bool = False
+    watch_ports: bool = False
     health_command: str = ""
     disk: DiskFile | None = None
     timeout: float | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable, Mapping
 
-    from hyperbuild.launcher.channel import Message
+    from hyperbuild.launcher.channel import Frame, Message
     from hyperbuild.launcher.child import Child
 
 #: Exit status after a timeout, as timeout(1) has it.
@@ -100,6 +100,30 @@ class Hearer(Protocol):
         """Take what the hypervisor says; return whether the VM is to be ended now."""
 
 
+class Observer(Protocol):
+    """Whoever looks on, and may have seen enough: then the VM is stopped as by a SIGTERM."""
+
+    @property
+    def fd(self) -> int:
+        """A descriptor that is readable when there is something to look at."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether enough is seen."""
+
+    def look(self) -> None:
+        """Do what the descriptor has become readable for."""
+
+    def see(self, message: Message, /) -> None:
+        """Take a message of the guest."""
+
+    def see_output(self, frame: Frame, /) -> None:
+        """Take a piece of the application's output, or its end."""
+
+    def see_console(self, data: bytes, /) -> None:
+        """Take a piece of what the console printed."""
+
+
 class Session:
     """The loop. ``run`` returns once the hypervisor has ended and its output is written.
 
@@ -116,11 +140,13 @@ class Session:
         first_input: bytes = b"",
         timeout: float | None,
         grace: float,
+        observer: Observer | None = None,
     ) -> None:
         self.outcome = Outcome()
         self._child = child
         self._wiring = wiring
         self._hearer = hearer
+        self._observer = observer
         self._orders = bytearray(orders)
         self._grace = grace
         self._timeout_at = None if timeout is None else time.monotonic() + timeout
@@ -151,6 +177,8 @@ class Session:
         self._open(self._child.pidfd, self._close)
         if self._wiring.signals is not None:
             self._watch(self._wiring.signals, select.POLLIN, self._read_signals)
+        if self._observer:
+            self._watch(self._observer.fd, select.POLLIN, self._let_look)
         while self._sources or not self._written:
             self._update_interests()
             for fd, _ in self._poll.poll(self._wait()):
@@ -158,6 +186,7 @@ class Session:
                 if handler := self._handlers.get(fd):
                     handler(fd)
             self._check_deadlines()
+            self._check_observer()
         return self.outcome
 
     @property
@@ -212,6 +241,15 @@ class Session:
         if self._drop_at and now >= self._drop_at:
             self._drop()
 
+    def _let_look(self, _: int) -> None:
+        if self._observer:
+            self._observer.look()
+
+    def _check_observer(self) -> None:
+        ended = self.outcome.exit or self.outcome.failure or self.outcome.error
+        if self._observer and self._observer.is_done and not (self._stopping or ended):
+            self._stop(None)
+
     def _stop(self, verdict: int | None) -> None:
         """End the VM for our own reason: ask its application; the second time, kill."""
         ended = self.outcome.exit is not None or self.outcome.failure is not None
@@ -254,7 +292,10 @@ class Session:
         return data
 
     def _read_console(self, fd: int) -> None:
-        self.outcome.console.feed(self._read(fd))
+        data = self._read(fd)
+        self.outcome.console.feed(data)
+        if self._observer:
+            self._observer.see_console(data)
 
     def _read_stderr(self, fd: int) -> None:
         self.outcome.stderr += self._read(fd)
@@ -281,6 +322,8 @@ class Session:
 
     def _take(self, message: Message, received: int) -> None:
         self._alive = True
+        if self._observer:
+            self._observer.see(message)
         if isinstance(message, Hello):
             if self.outcome.facts is not None:
                 raise ContentError("guest: hyperstart says hello twice")
@@ -309,6 +352,8 @@ class Session:
                     continue
                 output = self._stdout if frame.sequence == STDOUT else self._stderr
                 output.feed(frame.data)
+                if self._observer:
+                    self._observer.see_output(frame)
             self._end_if_done()
         except ContentError as error:
             self._close(fd)

@@ -59,7 +59,7 @@ def spec_files(
         "stop-signal": str(process.stop_signal.number).encode(),
         "clock": str(clock).encode(),
         "seed": identity.seed,
-        "watch": b"boot\n" if options.watch else b"",
+        "watch": b"ports\n" if options.watch_ports else b"boot\n" if options.watch else b"",
         "hold": f"{hold}\n".encode() if hold else b"",
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.budget import Budget
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import MachineOptions
+    from hyperbuild.launcher.session import Observer
     from hyperbuild.launcher.starting import Prepared
     from hyperbuild.launcher.template import Templates
 
@@ -63,6 +64,7 @@ class Watch(Record):
     progress: Progress = QUIET
     budgets: Sequence[Budget] = ()
     on_started: Callable[[Timeline], None] | None = None
+    observer: Observer | None = None
 
 
 def run_vm(
@@ -78,9 +80,10 @@ def run_vm(
 
     search_path is where programs are found (as in PATH). watch's timeline, whose first step is the
     caller's, is filled in whatever comes; its on_started is called with it when the application is
-    started. With warm the VM is the copy of a template. While it runs in the main thread, SIGINT,
-    SIGTERM and SIGHUP stop the VM: the first asks the application, within the grace of options; the
-    next kills. On every way out, the death of this process included, the hypervisor is gone.
+    started, and its observer may have the VM stopped. With warm the VM is the copy of a template.
+    While it runs in the main thread, SIGINT, SIGTERM and SIGHUP stop the VM: the first asks the
+    application, within the grace of options; the next kills. On every way out, the death of this
+    process included, the hypervisor is gone.
 
     InputError, AccessError, UnavailableError, ToolError: it can't be started as asked;
     LaunchError: hyperstart could not start the application, or give a copy its own identity;
@@ -143,6 +146,7 @@ def _carry(
             first_input=b"" if streams.stdin is not None else encode_frame(b""),
             timeout=options.timeout,
             grace=options.grace,
+            observer=watch.observer,
         )
         outcome = session.run()
         told = DRIVER.explain(outcome.stderr.decode(errors="replace"), prepared.machine)

@@ -1,12 +1,10 @@
 #include "listening.h"
 
 #include <fcntl.h>
-#include <stdbool.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "moment.h"
-#include "parse.h"
 
 enum { FIRST_LOOK = 5000000, SHARE_OF_WAIT = 16 };
 
@@ -31,38 +29,53 @@ static void give_up(struct listening *listening)
 	listening->timer = -1;
 }
 
-int listening_start(struct listening *listening, uint64_t started)
+int listening_start(struct listening *listening, uint64_t started, bool is_for_all)
 {
-	listening->started = started;
+	*listening = (struct listening){.started = started, .is_for_all = is_for_all};
 	listening->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	return listening->timer < 0 ? -1 : arm(listening);
 }
 
-static bool is_listened(const char *table)
+static void note(struct listening *listening, const struct listener *found)
 {
+	for (size_t i = 0; i < listening->known; i++) {
+		const struct listener *known = &listening->listeners[i];
+
+		if (known->port == found->port && known->is_loopback == found->is_loopback)
+			return;
+	}
+	if (listening->known < LISTENERS_MAX)
+		listening->listeners[listening->known++] = *found;
+}
+
+/* Listeners come first in these tables, so the beginning has them. */
+static void read_table(struct listening *listening, const char *table)
+{
+	struct listener found;
+	const char *rest;
 	char text[4096];
 	ssize_t size;
 	int fd = open(table, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		return false;
+		return;
 	size = read(fd, text, sizeof(text) - 1);
 	close(fd);
 	if (size <= 0)
-		return false;
+		return;
 	text[size] = '\0';
-	return has_listener(text);
+	for (rest = text; (rest = next_listener(rest, &found)) != NULL;)
+		note(listening, &found);
 }
 
-uint64_t listening_look(struct listening *listening)
+size_t listening_look(struct listening *listening)
 {
-	uint64_t moment = now();
+	size_t before = listening->known;
 
-	if (is_listened("/proc/net/tcp") || is_listened("/proc/net/tcp6")) {
+	read_table(listening, "/proc/net/tcp");
+	read_table(listening, "/proc/net/tcp6");
+	if ((listening->known > 0 && !listening->is_for_all) ||
+	    now() - listening->started > PATIENCE || arm(listening) != 0)
 		give_up(listening);
-		return moment;
-	}
-	if (moment - listening->started > PATIENCE || arm(listening) != 0)
-		give_up(listening);
-	return 0;
+	return listening->known - before;
 }

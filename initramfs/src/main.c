@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/reboot.h>
 #include <unistd.h>
 
@@ -21,6 +22,9 @@
 #include "supervise.h"
 
 enum { STAMPS_MAX = 48, STAMPS = 3 };
+
+/* syslog(2): what is printed is of a lower level than this. */
+enum { SET_CONSOLE_LEVEL = 8, LEVEL_OF_ERRORS = 4 };
 
 struct stamp {
 	const char *name;
@@ -112,6 +116,9 @@ static int run(struct channel *channel, struct failure *why)
 		return -1;
 	if (spec.hold == HOLD_NOWHERE)
 		spec_forget();
+	/* From here on the kernel's errors go to the console (the boot's own are quiet): who ran out
+	 * of memory, for one, is told nowhere else. */
+	klogctl(SET_CONSOLE_LEVEL, NULL, LEVEL_OF_ERRORS);
 	signals = signals_open();
 	if (signals < 0)
 		return fail(why, STATUS_FAILED, "signalfd: %s", strerror(errno));

@@ -1,6 +1,7 @@
 #include "parse.h"
 
 #include <arpa/inet.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Cuts the text before the first delimiter off *rest; NULL at the end. */
@@ -194,19 +195,43 @@ int parse_health_times(char *text, struct health_times *times)
 	return rest == NULL && times->interval > 0 && times->timeout > 0 && times->retries > 0 ? 0 : -1;
 }
 
-bool has_listener(const char *table)
+/* An address as /proc/net/tcp and tcp6 show it: words of the host's order in hexadecimal. */
+static bool is_loopback(const char *address, size_t length)
+{
+	static const char ipv6[] = "00000000000000000000000001000000";
+	static const char mapped[] = "0000000000000000FFFF0000";
+	size_t prefix = sizeof(mapped) - 1;
+
+	if (length == sizeof(ipv6) - 1 && strncmp(address, ipv6, length) == 0)
+		return true;
+	if (length == prefix + 8 && strncmp(address, mapped, prefix) == 0) {
+		address += prefix;
+		length -= prefix;
+	}
+	return length == 8 && strncmp(address + 6, "7F", 2) == 0;
+}
+
+const char *next_listener(const char *table, struct listener *found)
 {
 	/* "  sl  local_address rem_address   st …": the fourth column is 0A for TCP_LISTEN. */
 	while ((table = strchr(table, '\n')) != NULL) {
 		const char *field = ++table;
+		const char *local = field;
+		size_t length;
 
 		for (int column = 0; column < 3; column++) {
 			field += strspn(field, " ");
+			if (column == 1)
+				local = field;
 			field += strcspn(field, " \n");
 		}
 		field += strspn(field, " ");
-		if (strncmp(field, "0A ", 3) == 0)
-			return true;
+		if (strncmp(field, "0A ", 3) != 0)
+			continue;
+		length = strspn(local, "0123456789ABCDEF");
+		found->is_loopback = is_loopback(local, length);
+		found->port = local[length] == ':' ? (uint16_t)strtoul(local + length + 1, NULL, 16) : 0;
+		return table;
 	}
-	return false;
+	return NULL;
 }

@@ -48,7 +48,13 @@ int parse_root_device(char *text, struct root_device *root);
 int parse_network(char *text, struct network *network);
 int parse_health_times(char *text, struct health_times *times);
 
-/* Whether the beginning of /proc/net/tcp or tcp6, which lists listeners first, has one. */
-bool has_listener(const char *table);
+struct listener {
+	uint16_t port;
+	bool is_loopback; /* only the VM itself can reach it */
+};
+
+/* Finds the first listener in the text of /proc/net/tcp or tcp6. Returns where to look for the next
+ * one, NULL if there is none. */
+const char *next_listener(const char *table, struct listener *found);
 
 #endif

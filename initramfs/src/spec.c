@@ -149,7 +149,8 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: upper is malformed");
 	if (parse_network(network.start, &spec->network) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: net is malformed");
-	if (watch.size > 0 && strcmp(watch.start, "boot\n") != 0)
+	spec->are_ports_watched = strcmp(watch.start, "ports\n") == 0;
+	if (watch.size > 0 && strcmp(watch.start, "boot\n") != 0 && !spec->are_ports_watched)
 		return fail(why, STATUS_FAILED, "boot spec: watch is malformed");
 	spec->is_watched = watch.size > 0;
 	if (spec->health[0] != NULL && parse_health_times(times.start, &spec->health_times) != 0)

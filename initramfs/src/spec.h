@@ -36,6 +36,7 @@ struct spec {
 	struct text seed;
 	uint64_t stop_signal;
 	bool is_watched; /* somebody wants to know when it listens and is healthy, as soon as it is */
+	bool are_ports_watched; /* and on which ports */
 	enum hold hold;
 	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
 };

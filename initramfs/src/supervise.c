@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -127,19 +128,42 @@ static void grace_is_over(struct supervisor *self)
 
 static void look_for_listener(struct supervisor *self)
 {
-	uint64_t found = listening_look(&self->listening);
+	const struct listening *listening = &self->listening;
+	uint64_t moment = now();
+	size_t found = listening_look(&self->listening);
+	char name[32];
 
 	if (found == 0)
 		return;
-	send_event(self->channel, found, "listening");
+	if (found == listening->known)
+		send_event(self->channel, moment, "listening");
 	self->is_to_be_held |= self->spec->hold == HOLD_WHEN_LISTENING;
+	for (size_t i = listening->known - found; listening->is_for_all && i < listening->known; i++) {
+		const struct listener *one = &listening->listeners[i];
+
+		snprintf(name, sizeof(name), "%s %u", one->is_loopback ? "loopback" : "port", one->port);
+		send_event(self->channel, moment, name);
+	}
 }
 
 static int watch_listening(struct supervisor *self, uint64_t since, struct failure *why)
 {
-	bool is_wanted = self->spec->is_watched || self->spec->hold == HOLD_WHEN_LISTENING;
+	const struct spec *spec = self->spec;
+	bool is_wanted = spec->is_watched || spec->hold == HOLD_WHEN_LISTENING;
 
-	if (is_wanted && self->listening.timer < 0 && listening_start(&self->listening, since) != 0)
+	if (is_wanted && self->listening.timer < 0 &&
+	    listening_start(&self->listening, since, spec->are_ports_watched) != 0)
+		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
+	return 0;
+}
+
+static int watch_health(struct supervisor *self, uint64_t since, struct failure *why)
+{
+	/* A check that runs is judged by the spec that there is then. */
+	if (self->health.pid != 0)
+		return 0;
+	health_stop(&self->health);
+	if (health_start(&self->health, self->spec, since) != 0)
 		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
 	return 0;
 }
@@ -185,7 +209,7 @@ static int hold(struct supervisor *self, struct failure *why)
 	spec_forget();
 	if (freezer_set(false) != 0)
 		return fail(why, STATUS_FAILED, "thaw the application: %s", strerror(errno));
-	return watch_listening(self, now(), why);
+	return watch_health(self, now(), why) != 0 ? -1 : watch_listening(self, now(), why);
 }
 
 int supervise(struct channel *channel, const struct process *process, struct spec *spec,
@@ -203,9 +227,9 @@ int supervise(struct channel *channel, const struct process *process, struct spe
 	self.spec = spec;
 	self.template = template;
 	self.listening.timer = -1;
-	if (health_start(&self.health, spec, process->executed) != 0)
-		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
-	if (watch_listening(&self, process->executed, why) != 0)
+	self.health.timer = -1;
+	if (watch_health(&self, process->executed, why) != 0 ||
+	    watch_listening(&self, process->executed, why) != 0)
 		return -1;
 	self.stream.port = channel->stream;
 	self.stream.input = process->input;

@@ -182,7 +182,8 @@ def test_a_report_that_cannot_be_is_refused_before_the_boot(
     tmp_path: Path, name: str, text: str
 ) -> None:
     (tmp_path / "directory.html").mkdir()
-    with pytest.raises(HyperbuildError, match=text), reported(tmp_path / name, "x", Timeline(), ()):
+    report = reported([tmp_path / name], "x", Timeline(), ())
+    with pytest.raises(HyperbuildError, match=text), report:
         raise AssertionError("it went on")
     assert [path.name for path in tmp_path.iterdir()] == ["directory.html"]
 
@@ -194,7 +195,7 @@ def test_a_report_is_written_whatever_comes_of_the_boot(tmp_path: Path) -> None:
     for name in ("boot.json", "boot.html"):
         path = tmp_path / name
         path.write_text("old")
-        with pytest.raises(KeyError), reported(path, "<i>x</i>", timeline, budgets):
+        with pytest.raises(KeyError), reported([path], "<i>x</i>", timeline, budgets):
             assert path.read_text() == "old"
             timeline.mark("init", 5_000_000)
             raise KeyError

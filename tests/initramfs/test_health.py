@@ -1,4 +1,4 @@
-"""The health check beside the application: when it is asked, and what of it is told."""
+"""What is told of an application: its health, when that is asked, and its ports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_first_success_is_told_and_so_is_every_change(power_on: PowerOn) -> 
     files = spec(
         *("probe", "bloom", "200", "/ok"),
         health=CHECK,
-        health_times=b"100 5000 0 2\n",
+        health_times=b"100 5000 60000 2\n",
         watch=b"boot\n",
     )
     with power_on(files) as machine:
@@ -39,6 +39,23 @@ def test_the_first_success_is_told_and_so_is_every_change(power_on: PowerOn) -> 
     assert told.status == 7
     assert told.stdout == b""
     assert names(told.events)[-2:] == ["healthy", "unhealthy"]
+
+
+@pytest.mark.parametrize(
+    ("watch", "told"),
+    [
+        (b"boot\n", ["listening"]),
+        (b"ports\n", ["listening", "loopback 8080", "port 80", "port 443"]),
+    ],
+)
+def test_ports_are_told_as_they_are_opened(
+    watch: bytes, told: list[str], power_on: PowerOn
+) -> None:
+    words = ("probe", "serve", "-8080", "80", "443")
+    with power_on(spec(*words, watch=watch)) as machine:
+        assert machine.until(lambda so_far: told[-1] in names(so_far.events))
+        machine.send(STOP, (10_000).to_bytes(4))
+        assert names(machine.finish().events)[4:] == told
 
 
 @pytest.mark.parametrize("times", [b"100 50 0 3\n", b"100 50 500 1\n"])

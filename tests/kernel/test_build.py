@@ -16,7 +16,7 @@ import pytest
 from hyperbuild.converter.errors import ContentError, HyperbuildError, InputError, ToolError
 from hyperbuild.converter.progress import QUIET, Task
 from hyperbuild.kernel.build import Kernel, build_kernel, cached_kernels, find_kernel
-from hyperbuild.kernel.kconfig import PROFILES, dropped, load_profile, parse_config
+from hyperbuild.kernel.kconfig import PROFILES, dropped, load_profile, parse_config, parse_fragment
 from hyperbuild.kernel.source import find_source
 from hyperbuild.kernel.toolchain import TOOLS, check_tools, first_error
 from tests.kernel.tiny import VERSION, write_tiny_source
@@ -155,6 +155,19 @@ def test_each_profile_is_a_kernel_of_its_own(tmp_path: Path, tiny: KernelSource)
     assert [kernel.profile for kernel in made] == list(PROFILES)
     assert len({kernel.key for kernel in made}) == len(PROFILES)
     assert find_kernel(tmp_path / "cache", tiny) == made[1]
+
+
+def test_fragments_of_one_s_own_make_another_kernel(tmp_path: Path, tiny: KernelSource) -> None:
+    cache = tmp_path / "cache"
+    more = (parse_fragment("house", "# Ours.\n\n# Because.\nCONFIG_HOUSE=y\n"),)
+    plain = build(tmp_path, tiny)
+    assert find_kernel(cache, tiny, more=more) is None
+    own = build_kernel(cache, tiny, more=more, jobs=1, progress=QUIET)
+    assert own.has("CONFIG_HOUSE")
+    assert not plain.has("CONFIG_HOUSE")
+    assert own.profile == "dax+house"
+    assert find_kernel(cache, tiny, more=more) == own
+    assert find_kernel(cache, tiny) == plain
 
 
 def test_a_source_that_a_patch_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -116,5 +116,5 @@ def test_the_console_keeps_its_end() -> None:
 
 def test_hyperstart_speaks_through_the_console_if_it_must() -> None:
     told = str(diagnose("noise\nhyperstart: no ports\nKernel panic - not syncing: Attempted\n"))
-    assert told == "hyperstart failed: no ports"
+    assert told == "hyperstart failed: no ports; make the bundle again, or report it"
     assert diagnose("all quiet") is None

@@ -145,18 +145,38 @@ static void check_health_times(void)
 	}
 }
 
+static bool is_listened(const char *table)
+{
+	struct listener found;
+
+	return next_listener(table, &found) != NULL;
+}
+
 static void check_listeners(void)
 {
+	struct listener found;
+	const char *rest;
+
 #define HEAD "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n"
 #define LINE "   0: 00000000:0050 00000000:0000 "
-	CHECK(has_listener(HEAD LINE "0A 00000000:00000000 00:00000000\n"));
-	CHECK(has_listener(HEAD LINE "01 00000000\n" LINE "0A 00000000\n"));
-	CHECK(!has_listener(HEAD LINE "01 00000000:0000000A 0A \n"));
-	CHECK(!has_listener(HEAD LINE "0A"));
-	CHECK(!has_listener(HEAD "   0:"));
-	CHECK(!has_listener(HEAD));
-	CHECK(!has_listener("0A 0A 0A 0A "));
-	CHECK(!has_listener(""));
+	CHECK(is_listened(HEAD LINE "0A 00000000:00000000 00:00000000\n"));
+	CHECK(is_listened(HEAD LINE "01 00000000\n" LINE "0A 00000000\n"));
+	CHECK(!is_listened(HEAD LINE "01 00000000:0000000A 0A \n"));
+	CHECK(!is_listened(HEAD LINE "0A"));
+	CHECK(!is_listened(HEAD "   0:"));
+	CHECK(!is_listened(HEAD));
+	CHECK(!is_listened("0A 0A 0A 0A "));
+	CHECK(!is_listened(""));
+	rest = next_listener(HEAD "   0: 0100007F:1F90 00000000:0000 0A \n" LINE "0A \n", &found);
+	CHECK(rest != NULL && found.port == 8080 && found.is_loopback);
+	rest = next_listener(rest, &found);
+	CHECK(rest != NULL && found.port == 80 && !found.is_loopback);
+	CHECK(next_listener(rest, &found) == NULL);
+#define IPV6(address) HEAD "   0: " address ":0050 00000000000000000000000000000000:0000 0A \n"
+	CHECK(next_listener(IPV6("00000000000000000000000001000000"), &found) && found.is_loopback);
+	CHECK(next_listener(IPV6("0000000000000000FFFF00000100007F"), &found) && found.is_loopback);
+	CHECK(next_listener(IPV6("00000000000000000000000000000000"), &found) && !found.is_loopback);
+	CHECK(next_listener(HEAD "   0: nothing 0 0A \n", &found) && found.port == 0);
 }
 
 int main(void)

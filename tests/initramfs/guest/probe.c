@@ -299,6 +299,26 @@ static int do_bloom(char **arguments)
 	return 7;
 }
 
+/* Listens on one port after the other; -N is port N of the loopback alone. */
+static int do_serve(char **arguments)
+{
+	for (; *arguments != NULL; arguments++) {
+		int port = atoi(*arguments);
+		struct sockaddr_in at = {
+			.sin_family = AF_INET,
+			.sin_port = htons((uint16_t)abs(port)),
+			.sin_addr.s_addr = htonl(port < 0 ? INADDR_LOOPBACK : INADDR_ANY),
+		};
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+		if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, 1) < 0)
+			return 1;
+		usleep(100000);
+	}
+	for (;;)
+		pause();
+}
+
 /* Listens on port 80 and says its host name all the time. */
 static int do_tick(char **arguments)
 {
@@ -328,6 +348,7 @@ static const struct {
 	{"files", do_files},     {"stat", do_stat},     {"fds", do_fds},
 	{"reopen", do_reopen},   {"clock", do_clock},   {"fetch", do_fetch},
 	{"deaf", do_deaf},       {"bloom", do_bloom},   {"tick", do_tick},
+	{"serve", do_serve},
 };
 
 int main(int count, char **arguments)

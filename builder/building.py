@@ -1,0 +1,187 @@
+"""``hyperbuild build``: recipes made into bundles, kept only if their smoke test holds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperbuild.builder.boot_options import BOOT_OPTIONS
+from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options, settled
+from hyperbuild.builder.converting import Request, convert_image, exported_bundle
+from hyperbuild.builder.smoking import SmokeError, smoke_image
+from hyperbuild.converter import files
+from hyperbuild.converter.errors import InputError
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
+from hyperbuild.launcher.defaults import BootDefaults
+from hyperbuild.launcher.expectations import Contract, check_contract
+from hyperbuild.launcher.located import open_directory
+from hyperbuild.recipes.recipe import find_recipe, read_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hyperbuild.builder.context import Context
+    from hyperbuild.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """The command's options: ``changes`` as of ``read_recipe``, where a smoke test is told of."""
+
+    changes: tuple[str, ...] = ()
+    authfile: Path | None = None
+    with_smoke: bool = True
+    report: tuple[Path, ...] = ()
+    console_log: Path | None = None
+    accel: str = "auto"
+
+
+def build_recipes(context: Context, names: Sequence[str], options: BuildOptions) -> Iterator[str]:
+    """Build recipes one after the other; yield the directory or digest of each output.
+
+    All recipes are read before anything is built. What fails leaves its outputs as they were.
+    """
+    if options.report and len(names) > 1:
+        raise InputError("--report is for one recipe at a time; build them one by one")
+    for recipe in [_read(context, name, options) for name in names]:
+        yield from _build(context, recipe, options)
+
+
+def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
+    """Return the smallest of the kernel's profiles that a recipe's smoke test holds with.
+
+    They are tried from the smallest on, and each result is said; nothing is kept. A recipe without
+    a contract has its image's. InputError: none holds.
+    """
+    recipe = _read(context, name, options)
+    if recipe.get("kernel", "file") or recipe.get("kernel", "fragments"):
+        raise InputError(f"{recipe.name}: with a kernel of its own there is no profile to propose")
+    for profile in PROFILES:
+        request = replace(_request(recipe, options), profile=profile)
+        try:
+            with _made(context, request) as directory:
+                _test(context, recipe, directory, options)
+        except SmokeError as error:
+            context.console.say(f"{profile} does not do: {error}")
+        else:
+            context.console.say(f'{profile} does: record it as [kernel] profile = "{profile}"')
+            return profile
+    raise InputError(f"{recipe.name}: no profile does; see above what each one lacks")
+
+
+def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
+    """Read a recipe and see that what it says goes together."""
+    recipe = read_recipe(find_recipe(name), options.changes)
+    try:
+        bundled = boot_defaults(recipe)
+        chosen = settled(_boot_options(recipe, options), bundled)
+        budgets = budgets_of(chosen.replace(budget=bundled.budgets))
+        machine_options(context, chosen, budgets)
+        if bundled.smoke:
+            check_contract(bundled.smoke, health_command=chosen.health_command)
+    except InputError as error:
+        raise InputError(f"{recipe.name}: {error}") from error
+    _check_kernel(recipe)
+    return recipe
+
+
+def _check_kernel(recipe: Recipe) -> None:
+    """Read what the recipe's kernel is made of, before any work."""
+    file = recipe.get("kernel", "file")
+    if file and len(recipe.tables["kernel"]) > 1:
+        raise InputError(f"{recipe.name}: [kernel] file stands alone; drop profile and fragments")
+    if file and not recipe.path(file).is_file():
+        raise InputError(
+            f"{recipe.name}: [kernel] file: {recipe.path(file)} is no file; name another"
+        )
+    for fragment in recipe.get("kernel", "fragments", ()):
+        read_fragment(recipe.path(fragment))
+
+
+def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:
+    request = _request(recipe, options)
+    if options.with_smoke and recipe.has("smoke"):
+        with _made(context, request) as directory:
+            _test(context, recipe, directory, options)
+            # What is made now finds its data in the directory.
+            yield from _write(context, recipe, request)
+    else:
+        yield from _write(context, recipe, request)
+
+
+def _write(context: Context, recipe: Recipe, request: Request) -> Iterator[str]:
+    directory = recipe.get("output", "directory")
+    if directory:
+        yield convert_image(context, request, Path(directory)).name
+    if recipe.get("output", "store", not directory):
+        yield convert_image(context, request, None).name
+
+
+@contextmanager
+def _made(context: Context, request: Request) -> Iterator[Path]:
+    """Convert into a directory that is there for the time being."""
+    room = context.cache / "builds"
+    room.mkdir(parents=True, exist_ok=True)
+    directory = room / f"{files.TEMPORARY_PREFIX}{os.urandom(8).hex()}"
+    try:
+        # Nobody sweeps between the making of it and its lock.
+        with files.locked(room / ".lock"):
+            files.sweep(room)
+            directory.mkdir()
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            exported_bundle(context, request, directory / "bundle")
+            yield directory / "bundle"
+        finally:
+            os.close(fd)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _test(context: Context, recipe: Recipe, directory: Path, options: BuildOptions) -> None:
+    smoke_image(context, _boot_options(recipe, options), open_directory(directory))
+
+
+def _boot_options(recipe: Recipe, options: BuildOptions) -> BootOptions:
+    fields: dict[str, Any] = {option.field: option.default for option in BOOT_OPTIONS}
+    fields |= {"image": recipe.image, "command": (), "smoke": True, "accel": options.accel}
+    fields |= {"report": options.report, "console_log": options.console_log}
+    return BootOptions(**fields)
+
+
+def boot_defaults(recipe: Recipe) -> BootDefaults:
+    """Return how recipe's bundle will want to be booted and tested."""
+    boot = dict(recipe.tables.get("boot", {}))
+    if "env" in boot:
+        boot["env"] = [f"{name}={value}" for name, value in boot["env"].items()]
+    smoke = dict(recipe.tables.get("smoke", {}))
+    smoke |= {key: tuple(value) for key, value in smoke.items() if isinstance(value, list)}
+    budgets = [f"{step}={limit}" for step, limit in recipe.get("budget", "time", {}).items()]
+    budgets += [
+        f"insns:{step}={limit}" for step, limit in recipe.get("budget", "insns", {}).items()
+    ]
+    return BootDefaults(boot, Contract(**smoke) if recipe.has("smoke") else None, tuple(budgets))
+
+
+def _request(recipe: Recipe, options: BuildOptions) -> Request:
+    kernel = recipe.get("kernel", "file")
+    bundled = boot_defaults(recipe)
+    says_nothing = not bundled.options and bundled.smoke is None and not bundled.budgets
+    return Request(
+        recipe.image,
+        recipe.get("", "platform"),
+        options.authfile,
+        recipe.path(kernel) if kernel else None,
+        recipe.get("kernel", "profile", DEFAULT_PROFILE),
+        rootfs_format=recipe.get("rootfs", "format", "erofs"),
+        aligns=recipe.get("rootfs", "align", False),
+        verify=recipe.get("rootfs", "verify", False),
+        fragments=tuple(map(recipe.path, recipe.get("kernel", "fragments", ()))),
+        boot=None if says_nothing else bundled,
+    )
