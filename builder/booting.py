@@ -116,7 +116,6 @@ def settled(options: BootOptions, defaults: BootDefaults) -> BootOptions:
     bundled = defaults.options
     return options.replace(
         command=options.command or tuple(bundled.get("cmd", ())),
-        publish=options.publish or tuple(bundled.get("publish", ())),
         env=(*bundled.get("env", ()), *options.env),
         memory=options.memory or bundled.get("memory"),
         cpus=options.cpus or bundled.get("cpus"),

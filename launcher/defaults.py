@@ -1,7 +1,7 @@
 """How a bundle wants to be booted and tested: the optional object ``boot`` of bundle.json.
 
 {"version": 1,
- "options": {"memory": "128M", "cpus": 1, "publish": […], "env": ["K=V", …], "cmd": […],
+ "options": {"memory": "128M", "cpus": 1, "env": ["K=V", …], "cmd": […],
              "hostname", "network", "rootfs", "require-dax": true, "health-cmd"},   each optional
  "smoke":   {"http": […], "port": […], "log": […], "exit", "timeout"} or null,
  "budgets": ["app_exec=400ms", …]}
@@ -25,7 +25,6 @@ VERSION = 1
 _KINDS: Mapping[str, type] = {
     "memory": str,
     "cpus": int,
-    "publish": list,
     "env": list,
     "cmd": list,
     "hostname": str,
@@ -71,6 +70,8 @@ def read_defaults(data: object, where: str) -> BootDefaults:
     for name, value in options.items():
         kind = _KINDS.get(name)
         fits = type(value) is kind and (kind is not list or _are_texts(value))
+        # A name alone would take the variable of whoever boots the bundle.
+        fits = fits and (name != "env" or all("=" in text for text in value))
         if not fits or value not in _CHOICES.get(name, (value,)):
             raise ContentError(
                 f"{where}: options: {printable(name)} is not known, or not what it should be"

@@ -126,7 +126,6 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "boot": {
         "memory": Field("RAM, as in 128M."),
         "cpus": Field("CPUs.", "integer", minimum=1, maximum=64),
-        "publish": Field("Ports, [IP:]HOST:GUEST[/udp].", "array", "string"),
         "env": Field("Variables of the application.", "object", "string"),
         "cmd": Field("What replaces the image's Cmd.", "array", "string"),
         "hostname": Field("Host name of the guest."),

@@ -46,6 +46,8 @@ def test_a_bundle_without_them_says_nothing_of_them() -> None:
         (("options", "memory"), 64),
         (("options", "cpus"), True),
         (("options", "env"), {"A": "b"}),
+        (("options", "env"), ["A=b", "HOME"]),
+        (("options", "publish"), ["80:80"]),
         (("options", "network"), "tap"),
         (("options", "rootfs"), "nfs"),
         (("options", "privileged"), True),

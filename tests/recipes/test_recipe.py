@@ -222,7 +222,7 @@ def test_the_schema_is_published(run_cli: RunCli) -> None:
     ("text", "said"),
     [
         ("image = 'x'\n[boot]\nmemory = 'lots'", "r.toml: memory 'lots' is not a size"),
-        ("image = 'x'\n[boot]\npublish = ['80']", "r.toml: port '80' is not [IP:]HOST:GUEST"),
+        ("image = 'x'\n[boot]\npublish = ['80:80']", "r.toml: [boot] publish is not known"),
         ("image = 'x'\n[smoke]\nlog = ['(']", "r.toml: regular expression '(' is none"),
         ("image = 'x'\n[smoke]\nexit = 0\nport = [1]", "r.toml: an application that ends (exit)"),
         ("image = 'x'\n[budget.time]\nlunch = '1s'", "r.toml: budget 'lunch=1s' names no phase"),
