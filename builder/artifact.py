@@ -17,10 +17,10 @@ too. Source: OCI image-spec v1.1, manifest.md.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.bundling import (
+from hyperbuild.builder.stored import (
     ARTIFACT_TYPE,
     CONFIG_TYPE,
     INITRAMFS_TYPE,
@@ -92,8 +92,7 @@ def spans(size: int) -> Iterator[tuple[int, int]]:
 def chunk_descriptor(rootfs_format: str, chunk: Chunk) -> oci.Descriptor:
     """Return the layer of a chunk, whose place its annotations say."""
     number = chunk.offset // CHUNK
-    return replace(
-        chunk.blob,
+    return chunk.blob.replace(
         media_type=chunk_type(rootfs_format),
         annotations={
             TITLE: f"{rootfs_name(rootfs_format)}.zst.{number:03}",

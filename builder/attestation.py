@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.stored import ENVELOPE_TYPE
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import ContentError
 from hyperbuild.converter.limits import too_long
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.registry import Registry
 
-#: An envelope with provenance, as in-toto's attestation framework names it.
-ENVELOPE_TYPE = "application/vnd.in-toto.provenance+dsse"
 _EMPTY = (oci.EMPTY, b"{}")
 _ENVELOPE_LIMIT = 1 << 20
 #: So many of the statements about a bundle are looked at.

@@ -37,7 +37,7 @@ def verify_bundle(
     from hyperbuild.launcher.located import check_digests, open_directory
 
     if name.startswith("sha256:"):
-        from hyperbuild.builder.bundling import find_bundle
+        from hyperbuild.builder.stored import find_bundle
         from hyperbuild.builder.trusting import require_signed
 
         stored = find_bundle(context.store(), name)

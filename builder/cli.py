@@ -247,8 +247,8 @@ def inspect(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def images(context: Context, *, as_json: bool) -> None:
     """List the bundles in the local store."""
-    from hyperbuild.builder.bundling import list_bundles
     from hyperbuild.builder.report import bundles_as_json, bundles_as_table
+    from hyperbuild.builder.stored import list_bundles
 
     bundles = list_bundles(context.store())
     click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))

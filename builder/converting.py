@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.bundling import Order, Parts, StoredBundle, store_bundle
+from hyperbuild.builder.bundling import Order, Parts, store_bundle
 from hyperbuild.builder.export import export_bundle
 from hyperbuild.builder.parts import custom_kernel, make_initramfs, profile_kernel
+from hyperbuild.builder.stored import StoredBundle
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform

@@ -147,7 +147,7 @@ def _stored_image(
 
 
 def _inspect_image(context: Context, options: InspectOptions) -> Inspection:
-    from hyperbuild.builder.bundling import list_bundles
+    from hyperbuild.builder.stored import list_bundles
 
     reference = parse_reference(options.name)
     wanted = (

@@ -20,7 +20,7 @@ def is_finished(name: str) -> bool:
 def open_finished(context: Context, name: str) -> BundleFiles:
     """Open the bundle that ``is_finished`` told of; errors as for its directory or the store."""
     if name.startswith("sha256:") and not (Path(name) / BUNDLE_NAME).exists():
-        from hyperbuild.builder.bundling import find_bundle
+        from hyperbuild.builder.stored import find_bundle
 
         return find_bundle(context.store(), name).files
     return open_directory(Path(name))
@@ -31,7 +31,7 @@ def find_stored(context: Context, name: str) -> BundleFiles | None:
 
     What lies in files is looked at each time: that costs nothing, and files change.
     """
-    from hyperbuild.builder.bundling import find_bundle
+    from hyperbuild.builder.stored import find_bundle
     from hyperbuild.converter.reference import parse_reference
 
     reference = parse_reference(name)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder import artifact
 from hyperbuild.builder.attestation import fetch_envelopes
-from hyperbuild.builder.bundling import (
+from hyperbuild.builder.landing import digest_chunks, land_rootfs
+from hyperbuild.builder.stored import (
     ARTIFACT_TYPE,
     ROOTFS_TYPES,
     StoredBundle,
     enter_bundle,
     find_made,
 )
-from hyperbuild.builder.landing import digest_chunks, land_rootfs
 from hyperbuild.converter import oci
 from hyperbuild.converter.documents import Documents
 from hyperbuild.converter.errors import (

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder import artifact
-from hyperbuild.builder.bundling import ARTIFACT_TYPE, CONFIG_TYPE, find_bundle
 from hyperbuild.builder.locating import is_finished, open_finished
+from hyperbuild.builder.stored import ARTIFACT_TYPE, CONFIG_TYPE, find_bundle
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.files import open_regular

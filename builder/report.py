@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.bundling import DIGEST_SHOWN
+from hyperbuild.builder.stored import DIGEST_SHOWN
 from hyperbuild.converter.errors import NotFoundError, printable
 from hyperbuild.kernel.kconfig import PROFILES, load_profile, requests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from hyperbuild.builder.bundling import StoredBundle
+    from hyperbuild.builder.stored import StoredBundle
     from hyperbuild.kernel.build import Kernel
 
 

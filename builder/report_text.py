@@ -6,8 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.bundling import DIGEST_SHOWN
 from hyperbuild.builder.report import table
+from hyperbuild.builder.stored import DIGEST_SHOWN
 from hyperbuild.converter.errors import printable
 from hyperbuild.converter.limits import shown_size
 from hyperbuild.converter.survey import biggest

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.bundling import StoredBundle, find_bundle
 from hyperbuild.builder.locating import is_finished
 from hyperbuild.builder.policy import Policy, Rule
 from hyperbuild.builder.pulling import pull_bundle
+from hyperbuild.builder.stored import StoredBundle, find_bundle
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import InputError, NotFoundError, VerificationError
 from hyperbuild.converter.reference import parse_reference

@@ -9,7 +9,6 @@ import http.client
 import os
 import socket
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -32,7 +31,7 @@ def open_daemon(
 ) -> LocalSource:
     """Have the engine save the image, and open what it gives as a docker-archive."""
     path = settings.docker_socket
-    name = str(replace(reference, transport="docker"))
+    name = str(reference.replace(transport="docker"))
     connection = _Connection(path, settings.read_timeout)
     try:
         connection.request("GET", f"/images/{quote(name, safe='/:@')}/get")
@@ -52,7 +51,7 @@ def open_daemon(
     finally:
         connection.close()
     try:
-        return saved(replace(reference, tag=""), Archive(fd, str(reference), limits.document))
+        return saved(reference.replace(tag=""), Archive(fd, str(reference), limits.document))
     except BaseException:
         os.close(fd)
         raise

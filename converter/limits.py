@@ -7,11 +7,11 @@ An image is a stranger's: a few kilobytes can declare exabytes. Every limit has 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, UnavailableError, printable
 from hyperbuild.converter.oci import DOCUMENT_LIMIT
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +27,7 @@ ZSTD_WINDOW_LIMIT = 64 << 20
 LARGEST_DOCUMENT = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """The limits of one conversion; sizes in bytes.
 
     ``unpacked`` bounds what all layers unpack to, holes included; ``file`` one file; ``entries``

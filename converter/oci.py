@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NewType
 
 from hyperbuild.converter.digests import check_digest
 from hyperbuild.converter.errors import ContentError, InputError, printable
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,8 +74,10 @@ def matches(digest: str, content: bytes) -> bool:
     return seen.hexdigest() == digest.partition(":")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Platform(Record):
     """What an image runs on: ``os/architecture[/variant]`` in the words of GOOS and GOARCH."""
 
     os: str
@@ -95,14 +98,13 @@ class Platform:
         return cls(*parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Record):
     """A pointer to content: media type, digest and size in bytes (descriptor.md)."""
 
     media_type: str
     digest: str
     size: int
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = _NONE
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
     artifact_type: str = ""
@@ -147,8 +149,7 @@ class Descriptor:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Record):
     """An image index or Docker manifest list (image-index.md)."""
 
     raw: bytes
@@ -167,8 +168,7 @@ class Index:
         return cls(raw, tuple(Descriptor.read(entry, where) for entry in entries))
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Record):
     """An image manifest (manifest.md); layers go from the base up.
 
     ``artifact_type`` says that it is something else than an image, and what; ``subject`` which
@@ -210,8 +210,7 @@ class Manifest:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Record):
     """An image configuration (config.md); ``config`` is its execution part, verbatim."""
 
     raw: bytes

@@ -10,10 +10,10 @@ Grammar: the distribution project's reference package and skopeo's containers-tr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.converter.records import Record
 
 DOCKER_HUB = "docker.io"
 #: Transports that name a file or directory, with what follows the path.
@@ -28,8 +28,7 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Record):
     """Where an image is. For path transports ``path`` is set, else registry and repository.
 
     ``tag`` is the tag, or for path transports the name that picks one image; "" if none was given.

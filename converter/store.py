@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter import files, oci
@@ -140,7 +138,7 @@ class Store:
 
     def tag(self, descriptor: oci.Descriptor, name: str) -> None:
         """Enter descriptor in index.json as name, in place of what had that name."""
-        named = replace(descriptor, annotations={**descriptor.annotations, REF_NAME: name})
+        named = descriptor.replace(annotations={**descriptor.annotations, REF_NAME: name})
         self._change_index(lambda entries: [*_without(entries, name), named.document()])
 
     def untag(self, name: str) -> bool:
@@ -201,7 +199,8 @@ class Store:
 
     def check_space(self, wanted: int) -> None:
         """Raise UnavailableError unless the disk has wanted bytes free."""
-        free = shutil.disk_usage(self.root).free
+        disk = os.statvfs(self.root)
+        free = disk.f_bavail * disk.f_frsize
         if wanted > free:
             raise UnavailableError(
                 f"{self.root} has {free >> 20} MiB free and {(wanted >> 20) + 1} MiB are needed; "

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.builder import artifact
-from hyperbuild.builder.bundling import ARTIFACT_TYPE, ROOTFS_TYPES
+from hyperbuild.builder.stored import ARTIFACT_TYPE, ROOTFS_TYPES
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import ContentError
 from hyperbuild.launcher.bundle import Bundle, RootfsInfo

@@ -128,7 +128,7 @@ def test_archives_that_are_bombs_as_a_whole(tmp_path: Path, hyperbuild_env: dict
 def test_an_engine_that_sends_without_end(puller, tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     settings = replace(puller.settings, docker_socket=path)
-    limits = replace(DEFAULT_LIMITS, unpacked=8 << 20)
+    limits = DEFAULT_LIMITS.replace(unpacked=8 << 20)
     with (
         engine(path, 200, bytes(64 << 20)),
         pytest.raises(LimitError, match="more than 8 MiB"),

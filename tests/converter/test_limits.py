@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -279,7 +278,7 @@ def test_long_symlinks_through_each_other_end() -> None:
 def test_walking_holds_no_path_but_the_current() -> None:
     import tracemalloc
 
-    tree = Tree(0, replace(DEFAULT_LIMITS, depth=4000))
+    tree = Tree(0, DEFAULT_LIMITS.replace(depth=4000))
     deep = b"/".join([b"d" * 200] * 20)
     shared = _inode(0o100644)
     entries = [Entry(deep + b"/%d" % number, shared) for number in range(100)]

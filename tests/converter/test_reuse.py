@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,11 +188,11 @@ def test_a_cache_that_cannot_be_written_is_no_failure(desk: Desk, tmp_path: Path
 def test_limits_hold_for_what_is_not_read(desk: Desk) -> None:
     desk.convert(BASE)
     for tight in (
-        replace(LIMITS, entries=3),
-        replace(LIMITS, file=1 << 20),
-        replace(LIMITS, unpacked=1 << 20),
-        replace(LIMITS, depth=1),
-        replace(LIMITS, metadata=8),
+        LIMITS.replace(entries=3),
+        LIMITS.replace(file=1 << 20),
+        LIMITS.replace(unpacked=1 << 20),
+        LIMITS.replace(depth=1),
+        LIMITS.replace(metadata=8),
     ):
         with pytest.raises(LimitError):
             desk.convert(BASE, TOP, limits=tight, cached=True)

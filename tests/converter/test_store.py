@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,7 +280,7 @@ def test_index_names_replace_and_leave_what_others_wrote(tmp_path):
     foreign = {"mediaType": "a/b", "digest": one.digest, "size": 1, "artifactType": "t", "x": [1]}
     (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [foreign]}))
     store.tag(one, "a:1")
-    store.tag(replace(two, artifact_type="application/vnd.test"), "a:1")
+    store.tag(two.replace(artifact_type="application/vnd.test"), "a:1")
     store.tag(one, "b")
     names = [entry.annotations.get(REF_NAME) for entry in store.entries()]
     assert names == [None, "a:1", "b"]
