@@ -30,11 +30,11 @@ HYPERBUILD = Path(sys.executable).parent / "hyperbuild"
 METHOD = """
 Each figure is the median of {rounds} runs, all taking turns, against one docker-registry on
 loopback whose own work is not counted. All push to a repository that is new, and pull into an empty
-directory. `oras` is the Python client, which sends and keeps the bundle's files as they are, as
-skopeo does with the store's blobs; what hyperbuild sends is compressed, and what it pulls verified
-twice. CPU is user + system time, memory the peak resident size (wait4). To the first page: from the
-exec of `hyperbuild boot HOST/nginx` with an empty store to the first HTTP 200, the kernel built
-already. Machine: {machine}.
+directory. `oras` is the Python client, which sends and keeps the bundle's files as they are; skopeo
+verifies them and keeps them as an OCI layout. What hyperbuild sends is compressed; what it pulls is
+verified twice and synced. CPU is user + system time, memory the peak resident size (wait4). To the
+first page: from the exec of `hyperbuild boot HOST/nginx` with an empty store to the first HTTP 200,
+the kernel built already. Machine: {machine}.
 """
 
 _ORAS_PUSH = """
@@ -74,14 +74,12 @@ def measure(name: str, rounds: int, work: Path) -> str:
         for more in ((), ("-o", str(bundle))):
             argv = [HYPERBUILD, "--quiet", "convert", source, *more]
             subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
-        layout = f"oci:{store}/hyperbuild:{source}"
         contenders = {
             "`hyperbuild push`": partial(push_by_us, bundle, work, host),
             "`oras push`": partial(push_by_oras, bundle, work, host),
-            "`skopeo copy` to the registry": partial(push_by_skopeo, layout, work, host),
             "`hyperbuild pull`": partial(pull_by_us, work),
             "`oras pull`": partial(pull_by_oras, work, host),
-            "`skopeo copy` from it": partial(pull_by_skopeo, work),
+            "`skopeo copy` of what oras pushed": partial(pull_by_skopeo, work),
         }
         medians = [median_cost(costs) for costs in alternate(rounds, *contenders.values())]
     size = (bundle / "rootfs.erofs").stat().st_size
@@ -116,12 +114,6 @@ def push_by_oras(bundle: Path, work: Path, host: str) -> Cost:
     return cost_of([sys.executable, "-c", _ORAS_PUSH, host, _new(work, host, "oras"), *files])
 
 
-def push_by_skopeo(layout: str, work: Path, host: str) -> Cost:
-    """Return what skopeo's copy of the same files costs."""
-    target = f"docker://{_new(work, host, 'skopeo')}"
-    return cost_of(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", layout, target])
-
-
 def pull_by_us(work: Path) -> Cost:
     """Return what our pull costs."""
     with tempfile.TemporaryDirectory(dir=work) as place:
@@ -139,7 +131,7 @@ def pull_by_oras(work: Path, host: str) -> Cost:
 def pull_by_skopeo(work: Path) -> Cost:
     """Return what skopeo's copy of the same files costs."""
     with tempfile.TemporaryDirectory(dir=work) as place:
-        name = (work / "skopeo.name").read_text()
+        name = (work / "oras.name").read_text()
         copy = ["skopeo", "copy", "--quiet", "--src-tls-verify=false"]
         return cost_of([*copy, f"docker://{name}", f"oci:{place}/layout:1"])
 

@@ -15,6 +15,7 @@ from hyperbuild.converter import oci
 from hyperbuild.converter.errors import VerificationError
 from hyperbuild.converter.partial import partial as partial_file
 from hyperbuild.converter.resolve import verified
+from hyperbuild.converter.settling import Settling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 #: Zeros are left out of the file in pieces of this size: its holes read as zeros.
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
-#: How many chunks are fetched or wait to be hashed: each is in memory twice, packed and not.
+#: How many chunks are fetched or wait for one before them: each is in memory, packed and not.
 _AHEAD = 5
 
 
@@ -57,7 +58,11 @@ def land_rootfs(
         store.check_space(rootfs.size - begun.st_blocks * 512)
         os.ftruncate(file.fd, rootfs.size)
         bring = partial(_bring, file.fd, begun.st_size == 0, places, progress)
-        digest = _digest(workers, bring, chunks, rootfs.size, progress)
+        with Settling(file.fd) as settling, progress.task("rootfs", rootfs.size) as task:
+            for chunk, content in _ahead(workers, bring, chunks):
+                settling.settled(chunk.offset + chunk.size)
+                task.advance(len(content))
+            digest = settling.digest()
         if digest != rootfs.digest:
             file.discard()
             raise VerificationError(
@@ -71,34 +76,26 @@ def digest_chunks(
     chunks: tuple[Chunk, ...], size: int, places: Places, workers: Workers, progress: Progress
 ) -> str:
     """Return the digest of the rootfs that chunks make, size bytes, which is kept nowhere."""
-    return _digest(workers, partial(_fetch, places, progress), chunks, size, progress)
-
-
-def _digest(
-    workers: Workers,
-    bring: Callable[[Chunk], bytes],
-    chunks: Iterable[Chunk],
-    size: int,
-    progress: Progress,
-) -> str:
-    """Hash what bring returns of each chunk; several are brought at once."""
     digest = hashlib.sha256()
     with progress.task("rootfs", size) as task:
-        for content in _ahead(workers, (partial(bring, chunk) for chunk in chunks)):
+        for _, content in _ahead(workers, partial(_fetch, places, progress), chunks):
             digest.update(content)
             task.advance(len(content))
     return f"sha256:{digest.hexdigest()}"
 
 
-def _ahead(workers: Workers, jobs: Iterable[Callable[[], bytes]]) -> Iterator[bytes]:
-    """Yield what jobs return, in order; a few are done ahead of whoever takes it."""
-    waiting: deque[Future[bytes]] = deque()
-    for job in jobs:
-        waiting.append(workers.submit(job))
+def _ahead(
+    workers: Workers, bring: Callable[[Chunk], bytes], chunks: Iterable[Chunk]
+) -> Iterator[tuple[Chunk, bytes]]:
+    """Yield each chunk with what bring returns of it, a few brought ahead of whoever takes them."""
+    waiting: deque[tuple[Chunk, Future[bytes]]] = deque()
+    for chunk in chunks:
+        waiting.append((chunk, workers.submit(partial(bring, chunk))))
         if len(waiting) == _AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
 
 
 def _bring(fd: int, is_fresh: bool, places: Places, progress: Progress, chunk: Chunk) -> bytes:
@@ -117,7 +114,7 @@ def _bring(fd: int, is_fresh: bool, places: Places, progress: Progress, chunk: C
 
 
 def _fetch(places: Places, progress: Progress, chunk: Chunk) -> bytes:
-    """Return the bytes of a chunk, verified before and after they are unpacked."""
+    """Return the bytes of a chunk, verified as they travel; the whole of them is by its digest."""
     import zstandard
 
     def fetch(client: Registry) -> bytes:
@@ -131,7 +128,7 @@ def _fetch(places: Places, progress: Progress, chunk: Chunk) -> bytes:
         content = zstandard.ZstdDecompressor().decompress(packed) if size == chunk.size else b""
     except zstandard.ZstdError:
         content = b""
-    if len(content) != chunk.size or not oci.matches(chunk.digest, content):
+    if len(content) != chunk.size:
         raise VerificationError(
             f"chunk {chunk.blob.digest} does not hold what its manifest says; push the bundle again"
         )
