@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 T = TypeVar("T")
 
+# Where this is set, each start of the program would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
