@@ -22,9 +22,11 @@ from hyperbuild.builder.stored import (
 from hyperbuild.converter import oci
 from hyperbuild.converter.documents import Documents
 from hyperbuild.converter.errors import (
+    AccessError,
     ContentError,
     InputError,
     NotFoundError,
+    UnavailableError,
     VerificationError,
 )
 from hyperbuild.converter.limits import LARGEST_DOCUMENT, too_long
@@ -114,6 +116,10 @@ def find_ready(
             found = _find(remote, attached=not remote.reference.digest)
             return _land(remote, found) if found.bundle.kernel else None
         except NotFoundError:
+            return None
+        except (AccessError, UnavailableError) as error:
+            # Some registries refuse to list what is attached, and give the image all the same.
+            context.console.say(f"no bundle could be looked for: {error}")
             return None
         except (ContentError, VerificationError) as error:
             context.console.warn(f"{error}; the image is converted instead")

@@ -363,6 +363,24 @@ def test_a_registry_with_the_referrers_api(parcel: Parcel, proxy: Proxy, run_cli
     assert not proxy.asked(tag)
 
 
+@pytest.mark.parametrize("status", [401, 403, 405])
+def test_a_registry_that_lists_nothing_attached_gives_the_image(
+    parcel: Parcel, proxy: Proxy, run_cli: RunCli, status: int
+) -> None:
+    push_cli(run_cli, parcel.directory)
+    tag = parcel.digest.replace(":", "-")
+
+    def refuse(seen: Seen, answer: Answer) -> None:
+        if "/referrers/" in seen.path or tag in seen.path:
+            answer.status, answer.body, answer.headers = status, b"{}", {}
+
+    proxy.fault = refuse
+    done = run_cli("boot", through(proxy, parcel.image), "--timeout", "20")
+    assert NOTHING_TO_RUN in done.stderr
+    assert "no bundle could be looked for" in done.stderr
+    refused(run_cli, f"status {status}", "pull", through(proxy, parcel.image))
+
+
 def test_credentials_and_a_private_ca(
     tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
