@@ -55,7 +55,7 @@ class SmokeError(HyperbuildError):
 
 
 @dataclass(slots=True)
-class Record:
+class SmokeRecord:
     """What a report says of a smoke test: filled as it goes.
 
     The application's standard output goes to the descriptor ``stdout``.
@@ -123,7 +123,7 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
     # What was made was made before the boot, and is the result.
     timeline.mark("start", None if made else process_start())
     try:
-        record = Record(timeline, list(budgets_of(options)), stdout=2 if made else 1)
+        record = SmokeRecord(timeline, list(budgets_of(options)), stdout=2 if made else 1)
         with ExitStack() as stack:
             if options.report:
                 from hyperbuild.builder.boot_report import reported
@@ -143,7 +143,7 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
 
 
 def _smoke(
-    context: Context, options: BootOptions, record: Record, made: BundleFiles | None
+    context: Context, options: BootOptions, record: SmokeRecord, made: BundleFiles | None
 ) -> None:
     """Boot what options name, or made, and fill record; SmokeError if anything did not hold."""
     error: HyperbuildError | None = None
@@ -177,7 +177,7 @@ def _smoke(
 
 
 def _settled(
-    options: BootOptions, files: BundleFiles, record: Record
+    options: BootOptions, files: BundleFiles, record: SmokeRecord
 ) -> tuple[BootOptions, Contract]:
     """Return options and contract with what the bundle says; its budgets go into record."""
     bundled, own = files.bundle.boot, _own_contract(options)
@@ -191,7 +191,7 @@ def _settled(
 def _run(
     files: BundleFiles,
     machine: MachineOptions,
-    record: Record,
+    record: SmokeRecord,
     test: SmokeTest,
     context: Context,
     options: BootOptions,
@@ -272,7 +272,7 @@ def _forwards(
     return forwards, tuple(published)
 
 
-def _write_log(context: Context, options: BootOptions, record: Record) -> Path:
+def _write_log(context: Context, options: BootOptions, record: SmokeRecord) -> Path:
     """Keep what the VM said, the reason on top; UnavailableError if that can't be written."""
     path = options.console_log
     if path is None:
@@ -297,7 +297,7 @@ def _write_log(context: Context, options: BootOptions, record: Record) -> Path:
     return path
 
 
-def _all_held(record: Record) -> str:
+def _all_held(record: SmokeRecord) -> str:
     checks = record.test.checks if record.test else []
     start = record.timeline.steps()[0].nanoseconds
     parts = [
