@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hyperbuild.builder.boot_report import reported
 from hyperbuild.builder.junit import as_junit
-from hyperbuild.builder.smoking import Record
+from hyperbuild.builder.smoking import SmokeRecord
 from hyperbuild.launcher.budget import parse_budget
 from hyperbuild.launcher.channel import STDOUT, Event, Exit, Frame
 from hyperbuild.launcher.expectations import Log, Port
@@ -19,7 +19,7 @@ from hyperbuild.launcher.smoke import SmokeTest
 from hyperbuild.launcher.timeline import Timeline
 
 
-def record(output: bytes, regex: str = "x") -> Record:
+def record(output: bytes, regex: str = "x") -> SmokeRecord:
     """Return what is known of a test of which one expectation holds and one does not."""
     timeline = Timeline()
     timeline.mark("start")
@@ -29,7 +29,7 @@ def record(output: bytes, regex: str = "x") -> Record:
     test.see(Exit(3))
     test.close()
     test.conclude("", has_timed_out=False)
-    found = Record(timeline, [parse_budget("init=1s")], test=test)
+    found = SmokeRecord(timeline, [parse_budget("init=1s")], test=test)
     found.judge(None)
     return found
 
