@@ -34,7 +34,7 @@ from hyperbuild.launcher.bundle import Bundle
 from hyperbuild.launcher.located import BUNDLE_NAME, INITRAMFS_NAME, KERNEL_NAME, rootfs_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: Bytes of the root file system in a blob, and the most that a blob of them may have.
 CHUNK = 8 << 20
@@ -134,6 +134,12 @@ def write_artifact(
     if subject:
         manifest["subject"] = subject.document()
     return json.dumps(manifest, sort_keys=True).encode()
+
+
+def newest_first(attached: Iterable[oci.Descriptor]) -> list[oci.Descriptor]:
+    """Return what is attached to an image by when it was made; of one second, the last listed."""
+    latest = reversed(list(attached))
+    return sorted(latest, key=lambda found: found.annotations.get(CREATED, ""), reverse=True)
 
 
 def is_artifact(raw: bytes) -> bool:

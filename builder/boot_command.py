@@ -52,8 +52,13 @@ class BootCommand(click.Command):
         while position < len(args) and len(args[position]) > 1 and args[position][0] == "-":
             if args[position] == "--":
                 break
-            position += 2 if self._wants_value(args[position]) else 1
-        return min(position, len(args))
+            if self._wants_value(args[position]):
+                if position + 1 == len(args):
+                    name = args[position]
+                    raise click.BadOptionUsage(name, f"Option {name!r} requires an argument.")
+                position += 1
+            position += 1
+        return position
 
     def _wants_value(self, word: str) -> bool:
         """Tell whether the value of the option (or the last of a cluster) is the next word."""

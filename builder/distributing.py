@@ -48,7 +48,8 @@ def push(
 
     pushed = push_bundle(context, name, destination, authfile, sign_with)
     attached = f", attached to {pushed.subject.digest[:19]}" if pushed.subject else ""
-    context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}")
+    signed = ", signed" if sign_with else ""
+    context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}{signed}")
     click.echo(pushed.to_json() if as_json else pushed.name)
 
 

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any
 from hyperbuild.builder.signing import load_key, signed_payload
 from hyperbuild.builder.statement import read_statement
 from hyperbuild.converter import files
-from hyperbuild.converter.errors import ContentError, InputError, VerificationError
+from hyperbuild.converter.errors import (
+    ContentError,
+    InputError,
+    UnavailableError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,9 +69,7 @@ class Rule:
                 )
             else:
                 return envelope
-        raise VerificationError(
-            f"{what} {why}; have it pushed again by who may sign it, or change the policy"
-        )
+        raise VerificationError(f"{what} {why}; have it signed by who may (hyperbuild push --sign)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def read_policy(path: Path) -> Policy:
         raise InputError(f"{path}: not TOML ({error}); correct it") from error
     _known(fields, ("keys", "allow"), str(path))
     keys = {
-        name: load_key(path.parent / _text(file, f"{path}: [keys] {name}"))
+        name: _key(path, name, file)
         for name, file in _table(fields.get("keys"), f"{path}: [keys]").items()
     }
     allowed = fields.get("allow")
@@ -107,6 +110,14 @@ def read_policy(path: Path) -> Policy:
         for number, rule in enumerate(allowed, start=1)
     ]
     return Policy(path, tuple(rules))
+
+
+def _key(path: Path, name: str, file: object) -> Key:
+    where = f"{path}: [keys] {name}"
+    try:
+        return load_key(path.parent / _text(file, where))
+    except UnavailableError as error:
+        raise InputError(f"{where}: {error}; correct the path") from error
 
 
 def _rule(

@@ -88,17 +88,26 @@ def pull_bundle(
     registry may answer.
     """
     with _remote(context, name, platform_text, authfile) as remote:
-        found = _find(remote)
-        return _land(remote, found, _accepted(remote, found, rule) if rule else b"")
+        return _land(remote, *_accepted(remote, rule))
 
 
-def _accepted(remote: _Remote, found: _Found, rule: Rule) -> bytes:
-    """Return the signed statement about a bundle that satisfies rule; VerificationError."""
-    digest = found.artifact.digest
-    envelopes = fetch_envelopes(remote.places, remote.documents, digest, remote.progress)
-    return rule.accept(
-        envelopes, digest, f"{remote.reference}, bundle {digest},", datetime.now(UTC)
-    )
+def _accepted(remote: _Remote, rule: Rule | None) -> tuple[_Found, bytes]:
+    """Return the newest bundle that rule accepts, and the statement that it does so for.
+
+    VerificationError says what is wrong with the newest of all, if it accepts none.
+    """
+    if rule is None:
+        return _find(remote), b""
+    refusal: VerificationError | None = None
+    for found in _each(remote):
+        digest = found.artifact.digest
+        envelopes = fetch_envelopes(remote.places, remote.documents, digest, remote.progress)
+        what = f"{remote.reference}, bundle {digest},"
+        try:
+            return found, rule.accept(envelopes, digest, what, datetime.now(UTC))
+        except VerificationError as error:
+            refusal = refusal or error
+    raise refusal or _nothing_attached(remote)
 
 
 def find_ready(
@@ -138,9 +147,7 @@ def verify_remote(
     Errors as of ``pull_bundle``.
     """
     with _remote(context, name, platform_text, authfile) as remote:
-        found = _find(remote)
-        if rule:
-            _accepted(remote, found, rule)
+        found, _ = _accepted(remote, rule)
         rootfs, here = found.bundle.rootfs, found.artifact
         if here.plain:
             digest = _digest_blob(remote, here.plain)
@@ -187,30 +194,40 @@ def _remote(
 
 def _find(remote: _Remote, *, attached: bool = True) -> _Found:
     """Read what the reference names: a bundle, or (attached) the newest attached to an image."""
+    for found in _each(remote, attached=attached):
+        return found
+    raise _nothing_attached(remote)
+
+
+def _nothing_attached(remote: _Remote) -> NotFoundError:
+    return NotFoundError(
+        f"no bundle is attached to {remote.reference}; convert the image, and hyperbuild push it "
+        "for others"
+    )
+
+
+def _each(remote: _Remote, *, attached: bool = True) -> Iterator[_Found]:
+    """Yield the bundle that the reference names, or (attached) those of an image, newest first."""
     root, content = remote.documents.root(remote.progress)
     where = str(remote.reference)
     if artifact.is_artifact(content):
-        return _read(remote, artifact.read_artifact(content, where), where)
+        yield _read(remote, artifact.read_artifact(content, where), where)
+        return
     image = remote.documents.resolve(root, content, remote.wanted, remote.progress)
     digest = image.manifest.digest
     listed = attached and remote.places.anywhere(
         lambda client: list_referrers(client, digest, ARTIFACT_TYPE), remote.progress
     )
-    if not listed:
-        raise NotFoundError(
-            f"no bundle is attached to {where} ({digest}); convert the image, and "
-            "hyperbuild push it for others"
-        )
-    newest = max(listed, key=lambda found: found.annotations.get(artifact.CREATED, ""))
-    where = f"{where}, bundle {newest.digest}"
-    raw = remote.documents.read(newest, remote.progress)
-    found = _read(remote, artifact.read_artifact(raw, where), where)
-    if found.bundle.image.manifest_digest != digest:
-        raise ContentError(
-            f"{where} was made from another image, {found.bundle.image.manifest_digest}; "
-            "remove it from the registry"
-        )
-    return found
+    for attachment in artifact.newest_first(listed or ()):
+        name = f"{where}, bundle {attachment.digest}"
+        raw = remote.documents.read(attachment, remote.progress)
+        found = _read(remote, artifact.read_artifact(raw, name), name)
+        if found.bundle.image.manifest_digest != digest:
+            raise ContentError(
+                f"{name} was made from another image, {found.bundle.image.manifest_digest}; "
+                "remove it from the registry"
+            )
+        yield found
 
 
 def _read(remote: _Remote, found: Artifact, where: str) -> _Found:

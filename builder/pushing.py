@@ -181,10 +181,13 @@ def _refuse_image(client: Registry, reference: Reference) -> None:
 
 
 def _attached(client: Registry, document: bytes, subject: oci.Descriptor) -> oci.Descriptor | None:
-    """Return the manifest of the same bundle if it is attached to subject already."""
-    wanted = oci.digest_of(document)
-    for found in list_referrers(client, subject.digest, ARTIFACT_TYPE):
-        if found.annotations.get(artifact.DOCUMENT) == wanted:
+    """Return the manifest of the same bundle if it is what is attached to subject already.
+
+    Only if it is the newest there: pushed again, an older one is to be found again.
+    """
+    listed = list_referrers(client, subject.digest, ARTIFACT_TYPE)
+    for found in artifact.newest_first(listed)[:1]:
+        if found.annotations.get(artifact.DOCUMENT) == oci.digest_of(document):
             return oci.Descriptor(found.media_type, found.digest, found.size)
     return None
 

@@ -217,7 +217,10 @@ def _run(
         raise
     finally:
         test.close()
-        test.conclude(failure, has_timed_out=status == TIMEOUT_STATUS and test.is_late)
+        timed_out = status == TIMEOUT_STATUS and test.is_late
+        # A signal to the launcher has a status of its own, whatever the application's was then.
+        stopped = status is not None and not timed_out and test.is_told_otherwise(status)
+        test.conclude(failure, has_timed_out=timed_out, was_stopped=stopped)
 
 
 def _awaited(budgets: Iterable[Budget]) -> set[str]:

@@ -70,11 +70,21 @@ def enter_bundle(
         document["subject"] = subject.document()
     written = store.put(json.dumps(document, sort_keys=True).encode(), oci.OCI_MANIFEST)
     annotations = {KEY: key}
+    signed = _kept(store, name, written.digest)
     if envelope:
-        annotations[ENVELOPE] = store.put(envelope, ENVELOPE_TYPE).digest
+        signed = store.put(envelope, ENVELOPE_TYPE).digest
+    if signed:
+        annotations[ENVELOPE] = signed
     store.tag(written.replace(annotations=annotations, artifact_type=ARTIFACT_TYPE), name)
-    signed = annotations.get(ENVELOPE, "")
     return StoredBundle(name, written.digest, _located(store, bundle), signed)
+
+
+def _kept(store: Store, name: str, digest: str) -> str:
+    """Return the digest of the statement that the same bundle came with when it had that name."""
+    for entry in store.entries():
+        if (_name(entry), entry.digest) == (name, digest):
+            return entry.annotations.get(ENVELOPE, "")
+    return ""
 
 
 def find_made(store: Store, key: str) -> StoredBundle | None:

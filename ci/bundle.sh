@@ -9,13 +9,20 @@
 #   REPORTS     directory of smoke.xml, smoke.html and, of a failure, smoke.log; default: here
 set -euo pipefail
 
+SMOKE=${SMOKE:-}
 : "${IMAGE:?say which image: IMAGE=registry.lan/nginx:1}"
 reports=${REPORTS:-.}
 mkdir -p "$reports"
 
+rm -f "$reports/smoke.log"
+
 options=()
-if [ -n "${SMOKE:-}" ]; then
-    mapfile -t options < <(xargs -n 1 printf '%s\n' <<<"$SMOKE")
+if [ -n "${SMOKE//[[:space:]]/}" ]; then
+    words=$(xargs -n 1 printf '%s\n' <<<"$SMOKE" 2>/dev/null) || {
+        echo "Error: SMOKE has a quote without its end: $SMOKE" >&2
+        exit 2
+    }
+    mapfile -t options <<<"$words"
 fi
 
 signing=()
@@ -27,9 +34,8 @@ if [ -n "${SIGN_KEY:-}" ]; then
 fi
 
 bundle=$(hyperbuild convert "$IMAGE" --profile "${PROFILE:-dax}" | tail -n 1)
-hyperbuild boot --smoke "${options[@]}" \
-    --report "$reports/smoke.xml" --report "$reports/smoke.html" \
-    --console-log "$reports/smoke.log" "$bundle"
+hyperbuild boot --smoke --report "$reports/smoke.xml" --report "$reports/smoke.html" \
+    --console-log "$reports/smoke.log" "${options[@]}" "$IMAGE"
 
 case ${PUSH:-attach} in
 none) name=$bundle ;;

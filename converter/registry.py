@@ -8,6 +8,7 @@ Protocol: OCI distribution-spec v1.1.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -326,7 +327,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         name = self.endpoint.name
         if ":" in reference:
             return f"{name} has no manifest {reference}; check the digest"
-        tags = self.tags()
+        # What is attached to images is no name that anybody means.
+        tags = [tag for tag in self.tags() if not re.fullmatch(r"sha\d+-[0-9a-f]{64}", tag)]
         if not tags:
             return f"{name}:{reference} does not exist; check the name and the tag"
         shown = ", ".join(tags[:_NAMES_SHOWN]) + (", ..." if len(tags) > _NAMES_SHOWN else "")

@@ -117,5 +117,5 @@ def _check(fd: int, wanted: DiskFile, uuid: bytes) -> None:
         raise InputError(f"{path} was cut short; restore it from a copy, or remove it")
     if wanted.size and size != wanted.size * _MIB:
         raise InputError(
-            f"{path} is there already, with {size / _MIB:g}M; drop the size to use it as it is"
+            f"{path} is there already, with {size / _MIB:g} MiB; drop the size to use it as it is"
         )

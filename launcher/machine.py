@@ -37,6 +37,8 @@ _MAPPED_PER_BYTE = 4096 // 64
 _LARGEST_MEMORY = 512 << 10
 _MIB = 1 << 20
 _LARGEST_CPUS = 64
+#: MiB of a disk: below that there is no room for a journal.
+_SMALLEST_DISK, _LARGEST_DISK = 16, 16 << 20
 
 
 #: The address that docker's -p binds when none is named.
@@ -191,12 +193,11 @@ def build_machine(
     accel: Accel,
     tsc_khz: int | None,
     ram: Ram | None = None,
-    upper: Disk | None = None,
 ) -> Machine:
     """Join a bundle and options into a Machine that boots initrd (template and spec segment).
 
-    accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known;
-    upper is the disk of options, opened.
+    accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known.
+    The disk of options is still to be added: it may have to be made.
     InputError: the bundle has no kernel, or options ask for what it can't give.
     """
     if files.kernel is None:
@@ -217,7 +218,7 @@ def build_machine(
         memory=options.memory,
         cpus=options.cpus,
         accel=accel,
-        disks=(root, upper) if upper else (root,),
+        disks=(root,),
         nic=_nic(identity, options) if options.network else None,
         kernel_options=known,
         counting=options.counting,
@@ -373,9 +374,16 @@ def parse_disk(text: str) -> DiskFile:
     path, colon, size = text.rpartition(":")
     if not colon:
         return DiskFile(Path(text))
-    if not path:
-        raise InputError(f"disk {text!r} names no file; say state.img:10G, for one")
-    return DiskFile(Path(path), parse_memory(size))
+    try:
+        number = parse_memory(size)
+    except InputError:
+        number = 0
+    if not path or not _SMALLEST_DISK <= number <= _LARGEST_DISK:
+        raise InputError(
+            f"disk {printable(text)!r} is no FILE:SIZE of {_SMALLEST_DISK}M to "
+            f"{_LARGEST_DISK >> 10}G; say state.img:10G, for one"
+        )
+    return DiskFile(Path(path), number)
 
 
 def parse_env(text: str, environ: Mapping[str, str]) -> str:

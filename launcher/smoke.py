@@ -100,6 +100,10 @@ class SmokeTest:
         """Whether all is met."""
         return all(check.held_at is not None for check in self.checks)
 
+    def is_told_otherwise(self, status: int) -> bool:
+        """Whether the application ended, and not with status."""
+        return self._status is not None and self._status != status
+
     def close(self) -> None:
         """Stop asking."""
         for probe in self._probes.values():
@@ -182,11 +186,15 @@ class SmokeTest:
         """Take what the guest's kernel printed."""
         self.console.feed(data)
 
-    def conclude(self, error: str, *, has_timed_out: bool) -> None:
+    def conclude(self, error: str, *, has_timed_out: bool, was_stopped: bool = False) -> None:
         """Say of all that was not met why, now that the VM is gone.
 
-        error is the launcher's own word for what failed, if anything did.
+        error is the launcher's own word for what failed, if anything did; was_stopped tells that
+        it was made to end by whoever runs the test.
         """
+        if was_stopped:
+            # How it ended when it was told to is no finding.
+            self._status = None
         if self._status is None and not self._refusal and error:
             self._refusal = error
         missing = [check for check in self.checks if check.held_at is None and not check.failure]

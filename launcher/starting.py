@@ -103,12 +103,7 @@ def prepare_cold(
     initrd = os.memfd_create("initrd")
     with ExitStack() as stack:
         stack.callback(os.close, initrd)
-        upper = None
-        if options.disk:
-            from hyperbuild.launcher.disk import open_disk
-
-            upper = open_disk(options.disk, files.bundle.image.manifest_digest, host.search_path)
-            stack.callback(os.close, upper)
+        descriptors = [initrd] if ram is None else [initrd, ram]
         identity = new_identity(options.hostname)
         machine = build_machine(
             files,
@@ -118,13 +113,19 @@ def prepare_cold(
             accel=host.accel,
             tsc_khz=host.tsc_khz,
             ram=None if ram is None else Ram(_inherited(ram), restored=False),
-            upper=None if upper is None else _disk(upper),
         )
+        check_ports_free(options.ports)
+        if options.disk:
+            from hyperbuild.launcher.disk import open_disk
+
+            # Last of what can fail by the user's mistake: it may make a file.
+            fd = open_disk(options.disk, files.bundle.image.manifest_digest, host.search_path)
+            stack.callback(os.close, fd)
+            machine = machine.replace(disks=(*machine.disks, _writable(fd)))
+            descriptors.append(fd)
         spec = spec_files(files.bundle, options, machine, identity, clock=time.time_ns(), hold=hold)
         _write_initrd(initrd, files, spec)
-        check_ports_free(options.ports)
-        descriptors = tuple(fd for fd in (initrd, ram, upper) if fd is not None)
-        yield Prepared(host, machine, descriptors)
+        yield Prepared(host, machine, tuple(descriptors))
 
 
 @contextmanager
@@ -163,7 +164,7 @@ def prepare_warm(
         )
 
 
-def _disk(fd: int) -> Disk:
+def _writable(fd: int) -> Disk:
     return Disk(_inherited(fd), os.fstat(fd).st_size, pmem=False, read_only=False)
 
 

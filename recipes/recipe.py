@@ -138,7 +138,7 @@ def _nearest(table: str, key: str) -> str:
 
 
 def _wanted(field: Field) -> str:
-    return f"it is for: {field.help[:1].lower()}{field.help[1:].rstrip('.')}"
+    return f"it is for: {field.help.rstrip('.')}"
 
 
 def _change(text: str) -> tuple[str, str, Any]:

@@ -156,5 +156,9 @@ def test_what_does_not_work_is_not_pushed(
     assert len(failures) == 1
     assert "here I am" in (tmp_path / "smoke.log").read_text()
     assert "no bundle is attached" in run_cli("verify", image).stderr
+    for words, status in (("--expect-log 'never", 2), ("--expect-http", 2)):
+        done = run(str(CI / "bundle.sh"), hyperbuild_env, tmp_path, **chosen | {"SMOKE": words})
+        assert done.returncode == status, done.stderr
+    assert "no bundle is attached" in run_cli("verify", image).stderr
     done = run(str(CI / "bundle.sh"), hyperbuild_env, tmp_path)
     assert "say which image" in done.stderr

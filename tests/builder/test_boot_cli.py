@@ -142,7 +142,7 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("sha256:" + "0" * 64,), "hyperbuild images"),
         (("/no/such/dir",), "no bundle in /no/such/dir"),
         (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
-        (("x", "--disk", "state.img:big"), "memory 'big' is not a size"),
+        (("x", "--disk", "state.img:big"), "is no FILE:SIZE of 16M to 16384G"),
         (("x", "--disk", "state.img", "--warm"), "a copy has no disk"),
     ],
 )
@@ -160,6 +160,17 @@ def test_bad_values_have_status_125_and_one_line(
 def test_closed_standard_files(closed: str, hyperbuild_env: dict[str, str]) -> None:
     script = f"{HYPERBUILD} images {closed}"
     assert subprocess.run(["sh", "-c", script], env=hyperbuild_env, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("word", ["--disk", "-e", "--health-cmd", "--console-log", "--expect-log"])
+def test_a_last_option_without_its_value_is_a_usage_error(
+    run_cli: RunCli, tmp_path: Path, word: str
+) -> None:
+    for words in ((word,), ("x", word), ("x", "-i", word)):
+        done = run_cli("boot", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"Option '{word}' requires an argument." in done.stderr
+    assert not (tmp_path / "--").exists()
 
 
 def test_every_option_has_a_variable(run_cli: RunCli) -> None:

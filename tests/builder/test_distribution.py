@@ -107,6 +107,16 @@ def test_the_newest_of_several_is_taken(parcel: Parcel, run_cli: RunCli, tmp_pat
     assert parcel.bundle.rootfs.digest not in in_store(tmp_path)
 
 
+def test_a_bundle_that_is_pushed_again_is_the_newest(
+    parcel: Parcel, run_cli: RunCli, tmp_path: Path
+) -> None:
+    other = write_parcel(tmp_path / "other", parcel.image, parcel.digest, seed=5)
+    for each in (parcel, other, parcel):
+        push_cli(run_cli, each.directory)
+    pulled(run_cli, parcel.image)
+    assert parcel.bundle.rootfs.digest in in_store(tmp_path)
+
+
 def test_others_that_push_at_once_are_attached_too(
     parcel: Parcel, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -231,6 +231,20 @@ def test_a_signed_bundle_passes_a_policy_and_no_other_does(
     assert "is allowed by no rule" in run_cli("boot", "--policy", refused_by, digest).stderr
 
 
+def test_a_newer_bundle_that_nobody_may_sign_is_passed_over(
+    parcel: Parcel, keys: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    policy = policy_of(tmp_path, keys, parcel.image)
+    push_cli(run_cli, parcel.directory, "--sign", keys / "ci.key")
+    other = write_parcel(tmp_path / "other", parcel.image, parcel.digest, seed=5)
+    push_cli(run_cli, other.directory, env={"SOURCE_DATE_EPOCH": "4000000000"})
+    done = run_cli("pull", parcel.image, "--policy", policy)
+    assert done.returncode == 0, done.stderr
+    assert parcel.bundle.rootfs.digest in in_store(tmp_path)
+    assert other.bundle.rootfs.digest not in in_store(tmp_path)
+    assert run_cli("verify", parcel.image, "--key", keys / "ci.pub").returncode == 0
+
+
 def test_a_policy_does_not_take_what_was_pulled_or_made_without_one(
     parcel: Parcel, keys: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:

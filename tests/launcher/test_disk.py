@@ -74,7 +74,7 @@ def test_an_old_disk_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_what_is_no_disk_of_this_image_is_refused(tmp_path: Path) -> None:
     path = made(tmp_path / "disk.img")
     refused(InputError, "disk of another image, .*; give this image", DiskFile(path), OTHER)
-    refused(InputError, "is there already, with 16M; drop the size", DiskFile(path, 32))
+    refused(InputError, "is there already, with 16 MiB; drop the size", DiskFile(path, 32))
     os.truncate(path, 8 * MIB)
     refused(InputError, "was cut short; restore it", DiskFile(path))
     os.truncate(path, 512)
@@ -134,9 +134,11 @@ def test_one_that_others_make_meanwhile_is_not_replaced(
 def test_a_disk_as_users_write_it() -> None:
     assert parse_disk("a/b.img") == DiskFile(Path("a/b.img"))
     assert parse_disk("a:b.img:2G") == DiskFile(Path("a:b.img"), 2048)
-    for text in (":2G", "b.img:large", "b.img:"):
-        with pytest.raises(InputError):
-            parse_disk(text)
+    for size in ("large", "", "5K", "0M", "8M", "99999999G"):
+        with pytest.raises(InputError, match=r"is no FILE:SIZE of 16M to 16384G"):
+            parse_disk(f"b.img:{size}")
+    with pytest.raises(InputError):
+        parse_disk(":2G")
 
 
 @pytest.mark.boot
@@ -154,6 +156,14 @@ def test_what_is_written_is_there_the_next_time(
     assert ran.stdout.split() == [b"mine", b"drwx------", *NAMES]
     # Others see the image as it is.
     assert boot(busybox, options("cat", "/www/index.html")).stdout == b"<h1>It works</h1>"
+
+
+@pytest.mark.boot
+def test_a_boot_that_is_refused_makes_no_disk(busybox: BundleFiles, tmp_path: Path) -> None:
+    disk = DiskFile(tmp_path / "disk.img", 16)
+    with pytest.raises(InputError, match="memory of 33 MiB is too small"):
+        boot(busybox, options("true", disk=disk, memory=33))
+    assert not disk.path.exists()
 
 
 @pytest.mark.boot

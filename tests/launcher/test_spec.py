@@ -75,8 +75,8 @@ def test_a_disk_is_named_as_the_guest_will_see_it(dax: bool, device: bytes) -> N
         initrd=Path("/i"),
         accel=Accel.TCG,
         tsc_khz=None,
-        upper=upper,
     )
+    machine = machine.replace(disks=(*machine.disks, upper))
     told = spec_files(files.bundle, MachineOptions(), machine, IDENTITY, clock=0)
     assert told["upper"] == b"/dev/" + device + b" ext4 -\n"
 
