@@ -37,7 +37,7 @@ def frame(sequence: int, data: bytes) -> bytes:
 
 CONTROL = b"".join(
     [
-        message(1, struct.pack(">I", 2) + b"dax=1\nrootfs=erofs\n"),
+        message(1, struct.pack(">I", 3) + b"dax=1\nrootfs=erofs\n"),
         message(2, struct.pack(">Q", 12345) + b"init"),
         message(99, b"of the future"),
         message(4, struct.pack(">I", 127) + "exec /é: not found\n".encode()),
@@ -88,7 +88,7 @@ def test_a_frame_of_the_largest_size_passes() -> None:
         struct.pack(">II", 99, 2**32 - 1),
         message(1, b""),
         message(1, struct.pack(">I", 1)),
-        message(1, struct.pack(">I", 2) + b"\xff"),
+        message(1, struct.pack(">I", 3) + b"\xff"),
         message(2, b"1234567"),
         message(2, bytes(8) + b"\xff"),
         message(3, b""),
