@@ -43,6 +43,7 @@ _PACKED_LIMIT = CHUNK + (1 << 20)
 _CHUNKS = 1 << 18
 
 TITLE = "org.opencontainers.image.title"
+_TITLES = {KERNEL_TYPE: KERNEL_NAME, INITRAMFS_TYPE: INITRAMFS_NAME}
 CREATED = "org.opencontainers.image.created"
 #: Annotations of a chunk: where in the root file system it begins, its size and digest there.
 OFFSET = "sh.hyper.chunk.offset"
@@ -103,14 +104,18 @@ def chunk_descriptor(rootfs_format: str, chunk: Chunk) -> oci.Descriptor:
     )
 
 
-def kernel_descriptor(digest: str, size: int) -> oci.Descriptor:
-    """Return the layer of a kernel."""
-    return oci.Descriptor(KERNEL_TYPE, digest, size, {TITLE: KERNEL_NAME})
+def named_files(bundle: Bundle) -> dict[str, str]:
+    """Return what a bundle has beside its root file system: media type -> digest."""
+    named = {
+        KERNEL_TYPE: bundle.kernel.digest if bundle.kernel else None,
+        INITRAMFS_TYPE: bundle.initramfs,
+    }
+    return {kind: digest for kind, digest in named.items() if digest}
 
 
-def initramfs_descriptor(digest: str, size: int) -> oci.Descriptor:
-    """Return the layer of an initramfs."""
-    return oci.Descriptor(INITRAMFS_TYPE, digest, size, {TITLE: INITRAMFS_NAME})
+def file_descriptor(media_type: str, digest: str, size: int) -> oci.Descriptor:
+    """Return the layer of a kernel or an initramfs."""
+    return oci.Descriptor(media_type, digest, size, {TITLE: _TITLES[media_type]})
 
 
 def write_artifact(
@@ -123,17 +128,8 @@ def write_artifact(
     config = oci.Descriptor(
         CONFIG_TYPE, oci.digest_of(document), len(document), {TITLE: BUNDLE_NAME}
     )
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": oci.OCI_MANIFEST,
-        "artifactType": ARTIFACT_TYPE,
-        "config": config.document(),
-        "layers": [layer.document() for layer in layers],
-        "annotations": {CREATED: created, DOCUMENT: config.digest},
-    }
-    if subject:
-        manifest["subject"] = subject.document()
-    return json.dumps(manifest, sort_keys=True).encode()
+    annotations = {CREATED: created, DOCUMENT: config.digest}
+    return oci.artifact_manifest(ARTIFACT_TYPE, config, layers, subject, annotations)
 
 
 def newest_first(attached: Iterable[oci.Descriptor]) -> list[oci.Descriptor]:
@@ -188,27 +184,19 @@ def _read_chunk(layer: oci.Descriptor, where: str) -> Chunk:
 
 def check_artifact(artifact: Artifact, bundle: Bundle, where: str) -> None:
     """Raise ContentError unless artifact has the files that its bundle.json names, and no more."""
-    named = {
-        KERNEL_TYPE: bundle.kernel.digest if bundle.kernel else None,
-        INITRAMFS_TYPE: bundle.initramfs,
-    }
     here = {layer.media_type: layer.digest for layer in artifact.files}
-    wanted = {kind: digest for kind, digest in named.items() if digest}
-    plain = artifact.plain
-    fits = plain is None or (plain.digest, plain.size) == (bundle.rootfs.digest, bundle.rootfs.size)
-    if (
-        here != wanted
-        or len(here) != len(artifact.files)
-        or not fits
-        or not _covers(artifact.chunks, bundle.rootfs.size, plain is not None)
-    ):
+    repeats = len(here) != len(artifact.files)
+    if here != named_files(bundle) or repeats or not _makes(artifact, bundle):
         raise ContentError(
             f"{where}: the files in this bundle are not those that its bundle.json names; "
             "push it again"
         )
 
 
-def _covers(chunks: tuple[Chunk, ...], size: int, plain: bool) -> bool:
-    """Tell whether chunks are the spans of a root file system of size bytes."""
-    places = [(chunk.offset, chunk.size) for chunk in chunks]
-    return plain or (size <= _CHUNKS * CHUNK and places == list(spans(size)))
+def _makes(artifact: Artifact, bundle: Bundle) -> bool:
+    """Tell whether the blobs of an artifact's root file system are all of bundle's."""
+    rootfs, plain = bundle.rootfs, artifact.plain
+    if plain:
+        return (plain.digest, plain.size) == (rootfs.digest, rootfs.size)
+    places = [(chunk.offset, chunk.size) for chunk in artifact.chunks]
+    return rootfs.size <= _CHUNKS * CHUNK and places == list(spans(rootfs.size))

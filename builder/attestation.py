@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.stored import ENVELOPE_TYPE
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.registry import Registry
 
-_EMPTY = (oci.EMPTY, b"{}")
 _ENVELOPE_LIMIT = 1 << 20
 #: So many of the statements about a bundle are looked at.
 _ENVELOPES = 64
@@ -28,22 +26,15 @@ _ENVELOPES = 64
 
 def push_envelope(client: Registry, envelope: bytes, bundle: oci.Descriptor) -> None:
     """Attach a signed statement to the bundle whose manifest is given."""
-    layers = [_push(client, ENVELOPE_TYPE, envelope)]
-    document = {
-        "schemaVersion": 2,
-        "mediaType": oci.OCI_MANIFEST,
-        "artifactType": ENVELOPE_TYPE,
-        "config": _push(client, *_EMPTY),
-        "layers": layers,
-        "subject": bundle.document(),
-    }
-    push_referrer(client, json.dumps(document, sort_keys=True).encode())
+    layer = _push(client, ENVELOPE_TYPE, envelope)
+    config = _push(client, oci.EMPTY, b"{}")
+    push_referrer(client, oci.artifact_manifest(ENVELOPE_TYPE, config, [layer], bundle))
 
 
-def _push(client: Registry, media_type: str, content: bytes) -> dict[str, object]:
+def _push(client: Registry, media_type: str, content: bytes) -> oci.Descriptor:
     descriptor = oci.Descriptor(media_type, oci.digest_of(content), len(content))
     push_blob(client, descriptor, content)
-    return descriptor.document()
+    return descriptor
 
 
 def fetch_envelopes(

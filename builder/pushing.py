@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder import artifact
 from hyperbuild.builder.locating import is_finished, open_finished
-from hyperbuild.builder.stored import ARTIFACT_TYPE, CONFIG_TYPE, find_bundle
+from hyperbuild.builder.stored import (
+    ARTIFACT_TYPE,
+    CONFIG_TYPE,
+    INITRAMFS_TYPE,
+    KERNEL_TYPE,
+    find_bundle,
+)
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.files import open_regular
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from hyperbuild.converter.reference import Reference
     from hyperbuild.converter.registry import Registry
     from hyperbuild.converter.workers import Workers
+    from hyperbuild.launcher.bundle import Bundle
     from hyperbuild.launcher.located import BundleFiles
 
 #: zstd's level 3, its default, saves 7% more and takes 70% longer.
@@ -72,6 +79,7 @@ def push_bundle(
     those its document names; AccessError, UnavailableError: of the registry.
     """
     files = _find(context, name)
+    document = files.bundle.to_json()
     reference = _destination(files, destination)
     signer = _signer(sign_with)
     settings = context.registries(authfile, reference.transport)
@@ -82,17 +90,16 @@ def push_bundle(
             _refuse_image(client, reference)
         else:
             subject = _required(subject, files, client)
-            if known := _attached(client, files.bundle.to_json(), subject):
+            if known := _attached(client, document, subject):
                 if signer:
-                    _sign(context, files, client, known, signer)
+                    _sign(context, files.bundle, document, client, known, signer)
                 return Pushed(f"{client.endpoint.name}@{known.digest}", known.digest, 0, subject)
-        layers, sent = _push_layers(context, files, places, workers)
-        document = files.bundle.to_json()
+        layers, sent = _push_layers(context, files, document, places, workers)
         manifest = artifact.write_artifact(document, layers, subject, _created(context))
         made = oci.Descriptor(oci.OCI_MANIFEST, oci.digest_of(manifest), len(manifest))
         if signer:
             # First: nobody shall find the bundle without its signature.
-            _sign(context, files, client, made, signer)
+            _sign(context, files.bundle, document, client, made, signer)
         push_referrer(client, manifest, reference.tag if destination else "")
     tag = f":{reference.tag}" if destination else ""
     return Pushed(f"{client.endpoint.name}{tag}@{made.digest}", made.digest, sent, subject)
@@ -119,12 +126,13 @@ def _signer(path: Path | None) -> CryptoSigner | None:
 
 def _sign(
     context: Context,
-    files: BundleFiles,
+    bundle: Bundle,
+    document: bytes,
     client: Registry,
-    bundle: oci.Descriptor,
+    manifest: oci.Descriptor,
     signer: CryptoSigner,
 ) -> None:
-    """Attach a signed statement to the bundle whose manifest is given."""
+    """Attach a signed statement to a bundle, whose document and manifest are given."""
     from importlib.metadata import version
 
     from hyperbuild.builder.attestation import push_envelope
@@ -132,14 +140,14 @@ def _sign(
     from hyperbuild.builder.statement import write_statement
 
     statement = write_statement(
-        files.bundle,
-        manifest=bundle.digest,
-        document=oci.digest_of(files.bundle.to_json()),
+        bundle,
+        manifest=manifest.digest,
+        document=oci.digest_of(document),
         name=client.endpoint.name,
         made=_created(context),
         version=version("hyperbuild-vm"),
     )
-    push_envelope(client, sign(statement, signer), bundle)
+    push_envelope(client, sign(statement, signer), manifest)
 
 
 def _find(context: Context, name: str) -> BundleFiles:
@@ -198,7 +206,7 @@ def _created(context: Context) -> str:
 
 
 def _push_layers(
-    context: Context, files: BundleFiles, places: Places, workers: Workers
+    context: Context, files: BundleFiles, document: bytes, places: Places, workers: Workers
 ) -> tuple[list[oci.Descriptor], int]:
     """Bring all blobs to the registry; return the layers in order, and how many bytes were sent."""
     bundle = files.bundle
@@ -216,13 +224,10 @@ def _push_layers(
             partial(_push_chunk, places, rootfs, bundle.rootfs.format, span, task)
             for span in artifact.spans(size)
         ]
-        if bundle.kernel and files.kernel:
-            describe = artifact.kernel_descriptor
-            jobs.append(partial(_push_file, places, files.kernel, bundle.kernel.digest, describe))
-        if bundle.initramfs and files.initramfs:
-            describe = artifact.initramfs_descriptor
-            jobs.append(partial(_push_file, places, files.initramfs, bundle.initramfs, describe))
-        document = bundle.to_json()
+        paths = {KERNEL_TYPE: files.kernel, INITRAMFS_TYPE: files.initramfs}
+        for media_type, digest in artifact.named_files(bundle).items():
+            if path := paths[media_type]:
+                jobs.append(partial(_push_file, places, path, media_type, digest))
         config = oci.Descriptor(CONFIG_TYPE, oci.digest_of(document), len(document))
         jobs.append(lambda: _push(places, config, document))
         futures = [workers.submit(job) for job in jobs]
@@ -267,17 +272,14 @@ def _push_chunk(
 
 
 def _push_file(
-    places: Places,
-    path: Path,
-    digest: str,
-    describe: Callable[[str, int], oci.Descriptor],
+    places: Places, path: Path, media_type: str, digest: str
 ) -> tuple[oci.Descriptor, int]:
     content = path.read_bytes()
     if not oci.matches(digest, content):
         raise VerificationError(
             f"{path} has other bytes than its bundle's {digest}; convert the image again"
         )
-    return _push(places, describe(digest, len(content)), content)
+    return _push(places, artifact.file_descriptor(media_type, digest, len(content)), content)
 
 
 def _push(places: Places, descriptor: oci.Descriptor, content: bytes) -> tuple[oci.Descriptor, int]:

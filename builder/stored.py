@@ -6,7 +6,6 @@ Usage"): config bundle.json, layers rootfs, kernel and initramfs, its subject th
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import oci
@@ -59,16 +58,9 @@ def enter_bundle(
     subject is the manifest of the image it was made from; key tells it from others of that name;
     envelope is a signed statement about it.
     """
-    document = {
-        "schemaVersion": 2,
-        "mediaType": oci.OCI_MANIFEST,
-        "artifactType": ARTIFACT_TYPE,
-        "config": store.put(bundle.to_json(), CONFIG_TYPE).document(),
-        "layers": [layer.document() for layer in layers],
-    }
-    if subject:
-        document["subject"] = subject.document()
-    written = store.put(json.dumps(document, sort_keys=True).encode(), oci.OCI_MANIFEST)
+    config = store.put(bundle.to_json(), CONFIG_TYPE)
+    manifest = oci.artifact_manifest(ARTIFACT_TYPE, config, layers, subject)
+    written = store.put(manifest, oci.OCI_MANIFEST)
     annotations = {KEY: key}
     signed = _kept(store, name, written.digest)
     if envelope:

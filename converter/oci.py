@@ -18,7 +18,7 @@ from hyperbuild.converter.errors import ContentError, InputError, printable
 from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -248,6 +248,28 @@ class ImageConfig(Record):
             config=_object(fields.get("config") or {}, f"{where}: config"),
             created=str(fields.get("created") or ""),
         )
+
+
+def artifact_manifest(
+    artifact_type: str,
+    config: Descriptor,
+    layers: Iterable[Descriptor],
+    subject: Descriptor | None = None,
+    annotations: Mapping[str, str] = _NONE,
+) -> bytes:
+    """Return the manifest of an artifact (manifest.md, "Guidelines for Artifact Usage")."""
+    fields: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact_type,
+        "config": config.document(),
+        "layers": [layer.document() for layer in layers],
+    }
+    if annotations:
+        fields["annotations"] = dict(annotations)
+    if subject:
+        fields["subject"] = subject.document()
+    return json.dumps(fields, sort_keys=True).encode()
 
 
 def _document(raw: bytes, where: str) -> Mapping[str, Any]:

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.builder import artifact
-from hyperbuild.builder.stored import ARTIFACT_TYPE, ROOTFS_TYPES
+from hyperbuild.builder.stored import (
+    ARTIFACT_TYPE,
+    INITRAMFS_TYPE,
+    KERNEL_TYPE,
+    ROOTFS_TYPES,
+)
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import ContentError
 from hyperbuild.launcher.bundle import Bundle, RootfsInfo
@@ -28,8 +33,8 @@ def layers_of(size: int) -> list[oci.Descriptor]:
     chunks = [artifact.Chunk(blob, *span, DIGEST) for span in artifact.spans(size)]
     return [
         *(artifact.chunk_descriptor("erofs", chunk) for chunk in chunks),
-        artifact.kernel_descriptor(DIGEST, 3),
-        artifact.initramfs_descriptor(DIGEST, 4),
+        artifact.file_descriptor(KERNEL_TYPE, DIGEST, 3),
+        artifact.file_descriptor(INITRAMFS_TYPE, DIGEST, 4),
     ]
 
 
