@@ -10,8 +10,6 @@ max-age-days = 90                   # optional: since the bundle was made
 
 from __future__ import annotations
 
-import os
-import tomllib
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -19,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.signing import load_key, signed_payload
 from hyperbuild.builder.statement import read_statement
-from hyperbuild.converter import files
 from hyperbuild.converter.errors import (
     ContentError,
     InputError,
     UnavailableError,
     VerificationError,
 )
+from hyperbuild.converter.toml import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securesystemslib.signer import Key
-
-_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +87,7 @@ class Policy:
 
 def read_policy(path: Path) -> Policy:
     """Read a policy and its keys; InputError names what is wrong, and where."""
-    with os.fdopen(files.open_regular(path), "rb") as file:
-        raw = file.read(_LIMIT)
-    try:
-        fields = tomllib.loads(raw.decode())
-    except ValueError as error:
-        raise InputError(f"{path}: not TOML ({error}); correct it") from error
+    fields = read_toml(path, "policy")
     _known(fields, ("keys", "allow"), str(path))
     keys = {
         name: _key(path, name, file)

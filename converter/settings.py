@@ -11,19 +11,16 @@ The file of registries is TOML; every key is optional:
 
 from __future__ import annotations
 
-import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.converter import files
 from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.converter.toml import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FILE_LIMIT = 1 << 20
 _KEYS = {"mirrors": list, "insecure": bool, "ca": str}
 
 
@@ -94,12 +91,7 @@ def docker_socket(environment: Mapping[str, str]) -> Path:
 
 def read_hosts(path: Path) -> dict[str, Host]:
     """Read the file of registries; InputError names the key that does not fit."""
-    with os.fdopen(files.open_regular(path), "rb") as file:
-        raw = file.read(_FILE_LIMIT)
-    try:
-        document = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    document = read_toml(path, "file of registries")
     return {name: _host(path, name, fields) for name, fields in document.items()}
 
 

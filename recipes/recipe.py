@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, NotFoundError, printable
-from hyperbuild.converter.files import open_regular
+from hyperbuild.converter.toml import parse_toml, read_toml
 from hyperbuild.recipes.fields import REQUIRED, TABLES, TOP, Field
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 #: The recipes that hyperbuild brings along.
 SHIPPED = Path(__file__).parent
-
-_FILE_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +79,17 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
 
     InputError names the place of what is wrong, and the nearest key there is.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
-        raw = file.read(_FILE_LIMIT + 1)
-    if len(raw) > _FILE_LIMIT:
-        raise InputError(f"{path} is larger than {_FILE_LIMIT >> 20} MiB: not a recipe")
-    return parse_recipe(raw, str(path), path.parent, changes)
+    return _recipe(read_toml(path, "recipe"), str(path), path.parent, changes)
 
 
 def parse_recipe(raw: bytes, name: str, directory: Path, changes: Iterable[str] = ()) -> Recipe:
     """Read a recipe as ``read_recipe``; name is for messages."""
-    try:
-        document = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not TOML: {error}; correct it there") from error
+    return _recipe(parse_toml(raw, name), name, directory, changes)
+
+
+def _recipe(
+    document: Mapping[str, Any], name: str, directory: Path, changes: Iterable[str]
+) -> Recipe:
     tables = {TOP: {key: value for key, value in document.items() if key not in TABLES}}
     for table in [key for key in TABLES if key in document]:
         if not isinstance(document[table], dict):

@@ -162,6 +162,8 @@ def test_the_first_rule_that_fits_a_name_counts(tmp_path: Path, keys: Path) -> N
     ("text", "said"),
     [
         ("keys = [", "not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
+        ("#" * (1 << 20) + "#", "is larger than 1 MiB: not a policy"),
         ("", "missing or no table"),
         ("keys = {}", r"no \[\[allow\]\]"),
         ("[keys]\n[[allow]]\nimages = ['x']\nkeys = ['ci']", "no key 'ci'"),
