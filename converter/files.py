@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ TEMPORARY_PREFIX = ".hyperbuild-"
 #: Errors of copy_file_range that mean: not between these two files.
 _NOT_SHARED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED = 1 << 20
+#: CLOCK_REALTIME_COARSE of Linux, which files are stamped with; and the milliseconds that it may
+#: stand still, and more: a file server's clock may be ahead.
+_COARSE_CLOCK = 5
+_TICKS = 20
 #: What a disk answers to a write that it cannot do.
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -59,6 +64,16 @@ class Identity(Record):
             return fd
         os.close(fd)
         return None
+
+    def settle(self) -> None:
+        """Wait until any further change would be seen: the clock of change times is coarse.
+
+        That is a few milliseconds, for what was changed just now.
+        """
+        for _ in range(_TICKS):
+            if time.clock_gettime_ns(_COARSE_CLOCK) > self.ctime_ns:
+                return
+            time.sleep(0.001)
 
 
 @contextmanager
