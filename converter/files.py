@@ -99,6 +99,41 @@ def locked(path: Path) -> Iterator[None]:
             os.close(fd)
 
 
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold a lock on the file path (made if it is missing) that excludes nobody but ``locked``.
+
+    Blocks while somebody holds that. Where the file can be neither opened nor made, nobody who may
+    not write there can hold it either, and nothing is locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody has locked the file path, shared or not."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames inside the directory path durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
