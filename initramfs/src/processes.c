@@ -78,6 +78,7 @@ int processes_begin(struct processes *all, uint64_t *executed, struct failure *w
 	close(child.report);
 	application->report = -1;
 	application->has_started = true;
+	stream_start(&all->stream, APPLICATION);
 	return 0;
 }
 
@@ -210,6 +211,7 @@ static void hear(struct processes *all, size_t place)
 	process->has_started = heard == HEARD_START;
 	if (process->has_started) {
 		send_started(all->channel, process->number);
+		stream_start(&all->stream, place);
 	} else {
 		stream_close(&all->stream, place);
 		send_refused(all->channel, process->number, &why);

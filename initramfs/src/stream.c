@@ -58,7 +58,7 @@ void stream_open(struct stream *stream, size_t index, uint32_t process,
 
 	flow->is_open = true;
 	flow->is_terminal = ends->is_terminal;
-	flow->is_dead = flow->is_left_alone = false;
+	flow->has_started = flow->is_dead = flow->is_left_alone = false;
 	flow->process = process;
 	flow->outlets[OUTPUT] = (struct outlet){.fd = ends->output, .window = OUTPUT_WINDOW};
 	flow->outlets[ERROR] = (struct outlet){.fd = ends->error, .window = OUTPUT_WINDOW};
@@ -67,6 +67,11 @@ void stream_open(struct stream *stream, size_t index, uint32_t process,
 	flow->inlet.start = flow->inlet.size = flow->inlet.consumed = 0;
 	if (index >= stream->count)
 		stream->count = index + 1;
+}
+
+void stream_start(struct stream *stream, size_t index)
+{
+	stream->flows[index].has_started = true;
 }
 
 void stream_close(struct stream *stream, size_t index)
@@ -139,15 +144,16 @@ static bool read_outlet(struct stream *stream, struct flow *flow, int which)
 	size_t size = readable_size(stream, outlet);
 	ssize_t count = 0;
 
-	if (size > 0) {
+	if (outlet->fd >= 0 && size > 0) {
 		count = read(outlet->fd, stream->frame + FRAME_HEAD, size);
 		if (would_wait(count) && !(flow->is_dead && flow->is_left_alone))
 			return false;
-	} else if (!is_at_end(flow, outlet)) {
+	} else if (outlet->fd >= 0 && !is_at_end(flow, outlet)) {
 		return false;
 	}
 	if (count <= 0) {
 		shut(&outlet->fd);
+		outlet->has_ended = true;
 		count = 0;
 	}
 	outlet->window -= (uint64_t)count < outlet->window ? (uint64_t)count : outlet->window;
@@ -171,9 +177,10 @@ static void read_outlets(struct stream *stream, const struct pollfd *watched)
 		struct outlet *outlet = &flow->outlets[which];
 		short told = watched[1 + index / 2 * 3 + index % 2].revents;
 
-		if (!flow->is_open || outlet->fd < 0 || (told == 0 && !flow->is_dead))
+		if (!flow->is_open || !flow->has_started || outlet->has_ended ||
+		    (told == 0 && !flow->is_dead && outlet->fd >= 0))
 			continue;
-		while (read_outlet(stream, flow, which) && flow->is_dead && outlet->fd >= 0 &&
+		while (read_outlet(stream, flow, which) && flow->is_dead && !outlet->has_ended &&
 		       stream->frame_size == 0)
 			;
 	}
@@ -360,5 +367,5 @@ bool stream_is_done(const struct stream *stream, size_t index)
 {
 	const struct outlet *outlets = stream->flows[index].outlets;
 
-	return outlets[OUTPUT].fd < 0 && outlets[ERROR].fd < 0 && stream->frame_size == 0;
+	return outlets[OUTPUT].has_ended && outlets[ERROR].has_ended && stream->frame_size == 0;
 }

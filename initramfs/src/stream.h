@@ -36,7 +36,8 @@ enum found frames_take(struct frames *frames, const uint8_t **data, size_t *size
 
 /* What a process writes. */
 struct outlet {
-	int fd; /* -1 once it has ended */
+	int fd;         /* -1 when nothing will come any more */
+	bool has_ended; /* and the host is told */
 	uint64_t window;
 };
 
@@ -55,6 +56,7 @@ enum { OUTPUT, ERROR };
 /* The standard streams of one process. */
 struct flow {
 	bool is_open;
+	bool has_started; /* until then nothing of it is sent */
 	bool is_terminal; /* then its input does not end */
 	bool is_dead;
 	bool is_left_alone; /* once dead: what its pipes do not hold by then is not waited for */
@@ -85,9 +87,12 @@ struct stream_ends {
 	bool is_terminal;
 };
 
-/* Takes a process's streams into the flow at index. */
+/* Takes the streams of a process, which is to start, into the flow at index. */
 void stream_open(struct stream *stream, size_t index, uint32_t process,
 		 const struct stream_ends *ends);
+
+/* Sends from now on. */
+void stream_start(struct stream *stream, size_t index);
 
 /* Lets go of them, and of the flow. */
 void stream_close(struct stream *stream, size_t index);

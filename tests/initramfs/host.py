@@ -239,16 +239,16 @@ class Machine:
 
     def send_frame_at_once(self, data: bytes, sequence: int = 1) -> None:
         """Queue a stream frame whatever the guest's window is."""
+        self._rooms[sequence] -= len(data)
         self._unsent[self.stream] += struct.pack(">QI", sequence, len(data)) + data
 
     def _pump(self, sequence: int) -> None:
         waiting = self._inputs[sequence]
-        while waiting and (self._rooms[sequence] or not waiting[0]):
+        while waiting and (self._rooms[sequence] > 0 or not waiting[0]):
             data = waiting.popleft()
             part, rest = data[: self._rooms[sequence]], data[self._rooms[sequence] :]
             if rest:
                 waiting.appendleft(rest)
-            self._rooms[sequence] -= len(part)
             self.send_frame_at_once(part, sequence)
 
     def exec(
