@@ -63,6 +63,7 @@ def spec_files(
         "hold": f"{hold}\n".encode() if hold else b"",
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",
+        "tty": "{} {}\n".format(*options.tty).encode() if options.tty else b"",
     }
 
 

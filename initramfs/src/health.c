@@ -43,11 +43,17 @@ __attribute__((noreturn))
 static void run_check(const struct spec *spec)
 {
 	int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-	const struct standard files = {nothing, nothing, nothing};
+	const struct standard files = {nothing, nothing, nothing, -1};
+	const struct command command = {
+		.user = &spec->user,
+		.cwd = spec->cwd,
+		.environ = spec->environ,
+		.argv = spec->health,
+	};
 
 	if (nothing < 0)
 		_exit(STATUS_FAILED);
-	process_become(spec, spec->health, &files, -1);
+	process_become(&command, &files, -1);
 }
 
 void health_turn(struct health *health)

@@ -195,6 +195,24 @@ int parse_health_times(char *text, struct health_times *times)
 	return rest == NULL && times->interval > 0 && times->timeout > 0 && times->retries > 0 ? 0 : -1;
 }
 
+int parse_terminal_size(char *text, struct terminal_size *size)
+{
+	char *rest = text;
+	char *rows, *columns;
+	uint64_t number;
+
+	drop_newline(text);
+	rows = cut(&rest, ' ');
+	columns = cut(&rest, ' ');
+	if (columns == NULL || rest != NULL || parse_number(rows, UINT16_MAX, &number) != 0)
+		return -1;
+	size->rows = (uint16_t)number;
+	if (parse_number(columns, UINT16_MAX, &number) != 0)
+		return -1;
+	size->columns = (uint16_t)number;
+	return 0;
+}
+
 /* An address as /proc/net/tcp and tcp6 show it: words of the host's order in hexadecimal. */
 static bool is_loopback(const char *address, size_t length)
 {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.initramfs.host import SIGNAL, STOP, spec
+from tests.initramfs.host import STOP, spec
 
 if TYPE_CHECKING:
     from tests.initramfs.conftest import PowerOn
@@ -32,7 +32,7 @@ def test_the_first_success_is_told_and_so_is_every_change(power_on: PowerOn) -> 
         assert machine.until(lambda told: names(told.events).count("healthy") == 1)
         told = machine.told
         assert dict(told.events)["healthy"] - dict(told.events)["exec"] >= 200_000_000
-        machine.send(SIGNAL, int(signal.SIGUSR1).to_bytes(4))
+        machine.signal(signal.SIGUSR1)
         assert machine.until(lambda told: "unhealthy" in names(told.events))
         machine.send(STOP, (10_000).to_bytes(4))
         told = machine.finish()

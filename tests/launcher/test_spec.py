@@ -53,6 +53,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "hold": b"",
         "health": b"",
         "health-times": b"",
+        "tty": b"",
     }
 
 
@@ -103,7 +104,7 @@ def test_the_environment_is_composed_as_docker_does() -> None:
     assert env({"env": ("HOME=/x",)})["HOME"] == "/x"
     assert env({"home": ""})["HOME"] == "/"
     assert "TERM" not in env({})
-    assert env({}, tty=True)["TERM"] == "xterm"
+    assert env({}, tty=(24, 80))["TERM"] == "xterm"
 
 
 def test_bytes_of_the_command_line_stay_bytes() -> None:
