@@ -59,6 +59,8 @@ static int execute(char *const *argv, const struct spec *spec)
 
 	if (strchr(name, '/') != NULL)
 		return try_execute(name, argv, spec);
+	if (path != NULL && path[0] == '\0')
+		path = NULL;
 	while (path != NULL) {
 		char candidate[4096];
 		size_t size = strcspn(path, ":");
@@ -104,7 +106,8 @@ static void reset_signals(void)
 void process_become(const struct spec *spec, char *const *argv, const struct standard *files,
 		    int report)
 {
-	const struct rlimit limit = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit files_limit = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit processes_limit = {RLIM_INFINITY, RLIM_INFINITY};
 	const struct user *user = &spec->user;
 	uint64_t executed;
 	int error;
@@ -114,7 +117,8 @@ void process_become(const struct spec *spec, char *const *argv, const struct sta
 	umask(022);
 	if (dup2(files->input, 0) < 0 || dup2(files->output, 1) < 0 || dup2(files->error, 2) < 0)
 		give_up(report, "standard files", errno, STATUS_FAILED);
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+	if (setrlimit(RLIMIT_NOFILE, &files_limit) != 0 ||
+	    setrlimit(RLIMIT_NPROC, &processes_limit) != 0)
 		give_up(report, "setrlimit", errno, STATUS_FAILED);
 	if (chdir(spec->cwd) != 0)
 		give_up(report, "chdir", errno, STATUS_FAILED);
