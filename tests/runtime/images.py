@@ -26,7 +26,7 @@ audio:x:29:app,twin
 app:x:1001:
 twin:x:1002:
 """
-_APPLETS = ("sh", "true")
+_APPLETS = ("cat", "mv", "sh", "sleep", "true")
 _WAYS = ("report-volumes", "report-wait", "report-die", "report-crash")
 
 

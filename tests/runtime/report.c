@@ -288,7 +288,7 @@ static void tell_terminal(void)
 	if (master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0 && ptsname(master) != NULL)
 		slave = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (slave >= 0 && fstat(slave, &status) == 0)
-		snprintf(text, sizeof(text), "%s %04o group %u, owner %s", ptsname(master),
+		snprintf(text, sizeof(text), "%.9s %04o group %u, owner %s", ptsname(master),
 			 status.st_mode & 07777, status.st_gid,
 			 status.st_uid == getuid() ? "me" : "not me");
 	tell("new terminal", "", text);
