@@ -130,6 +130,7 @@ CASES: dict[str, Case] = {
     "no such file": Case({"Cmd": ["/no/such"]}, ends=127),
     "not executable": Case({"Cmd": ["/etc/passwd"]}, ends=126),
     "an empty PATH": Case({"Env": ["PATH="], "WorkingDir": "/bin", "Cmd": ["true"]}, ends=127),
+    "a directory for root alone": Case({"User": "app", "WorkingDir": "/private", "Cmd": ["true"]}),
     "a broken link": Case(
         {"WorkingDir": "/dangling/below", "Cmd": ["true"]},
         status="status with a WORKDIR behind a broken link",

@@ -100,18 +100,18 @@ def make_container(
         unified=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
     )
     (directory / "config.json").write_text(json.dumps(config))
-    return Container(directory, f"hyperbuild-test-{os.getpid()}-{directory.name}")
+    return Container(directory, f"hyperbuild-test-{os.getpid()}-{directory.parent.name}")
 
 
 def allowed_limits() -> dict[str, tuple[int, int]]:
-    """Return docker's limits without those that this host lets nobody raise."""
-    limits = {}
-    for name, (soft, hard) in LIMITS.items():
+    """Return those of docker's limits that this host allows, soft and hard."""
+    allowed = {}
+    for name, limit in LIMITS.items():
         number = getattr(resource, f"RLIMIT_{name}", None)
-        highest = resource.RLIM_INFINITY if number is None else resource.getrlimit(number)[1]
-        if highest in (resource.RLIM_INFINITY, hard) or hard < highest:
-            limits[name] = (soft, hard)
-    return limits
+        own = resource.RLIM_INFINITY if number is None else resource.getrlimit(number)[1]
+        if own == resource.RLIM_INFINITY or limit[1] <= own:
+            allowed[name] = limit
+    return allowed
 
 
 def inside(root: Path, path: str) -> Path:

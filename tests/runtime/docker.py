@@ -24,17 +24,17 @@ _CAPABILITIES = (
 )
 
 #: What dockerd's own service unit leaves its children, and the kernel's defaults: soft, hard.
-_UNLIMITED = 2**64 - 1
+UNLIMITED = 2**64 - 1
 LIMITS = {
     **dict.fromkeys(
         ("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "NPROC", "RSS", "RTTIME"),
-        (_UNLIMITED, _UNLIMITED),
+        (UNLIMITED, UNLIMITED),
     ),
     "MSGQUEUE": (819200, 819200),
     "NICE": (0, 0),
     "NOFILE": (1048576, 1048576),
     "RTPRIO": (0, 0),
-    "STACK": (8 << 20, _UNLIMITED),
+    "STACK": (8 << 20, UNLIMITED),
 }
 
 _MOUNTS: tuple[tuple[str, str, str, str], ...] = (

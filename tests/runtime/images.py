@@ -63,6 +63,7 @@ def torture(directory: Path, cache: Path, config: dict[str, Any]) -> Path:
         *(s(f"bin/{name}", "report") for name in _WAYS),
         f("etc/passwd", _ACCOUNTS),
         f("etc/group", _GROUPS),
+        d("private", mode=0o700),
         s("link", "/real"),
         s("dangling", "../../nowhere/yet"),
         # Volumes with content: odd owners and modes, their own included.

@@ -423,13 +423,18 @@ static void report(int count, char **words, bool are_volumes)
 
 static int wait_for_signal(void)
 {
-	/* A C library keeps some signals for itself, the kernel none. */
-	uint64_t all = UINT64_MAX;
+	/* A C library keeps some signals for itself, the kernel none. But `runc run` passes on SIGURG,
+	 * by which Go interrupts its own threads. */
+	uint64_t all = ~(UINT64_C(1) << (SIGURG - 1));
+	long number;
 
 	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, NULL, sizeof(all));
 	puts("ready");
 	fflush(stdout);
-	printf("signal %ld\n", syscall(SYS_rt_sigtimedwait, &all, NULL, NULL, sizeof(all)));
+	do {
+		number = syscall(SYS_rt_sigtimedwait, &all, NULL, NULL, sizeof(all));
+	} while (number < 0 && errno == EINTR);
+	printf("signal %ld\n", number);
 	return 40;
 }
 

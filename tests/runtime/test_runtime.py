@@ -19,7 +19,7 @@ from tests.conftest import HYPERBUILD
 from tests.runtime.cases import CASES
 from tests.runtime.container import PATIENCE, allowed_limits, make_container
 from tests.runtime.differences import differences, intended, read_report
-from tests.runtime.docker import LIMITS, stop_signal
+from tests.runtime.docker import LIMITS, UNLIMITED, stop_signal
 from tests.runtime.images import torture, with_report
 
 if TYPE_CHECKING:
@@ -78,13 +78,23 @@ def told(case: Case, ran: tuple[int, str]) -> dict[str, str]:
     return {**report, "output": output, case.status: str(ran[0])}
 
 
+def limits_out_of_reach() -> dict[str, str]:
+    """Return what a report would say of docker's limits if this host allowed them."""
+    return {
+        f"limit {name.lower()}": " ".join(
+            "unlimited" if number == UNLIMITED else str(number) for number in LIMITS[name]
+        )
+        for name in LIMITS.keys() - allowed_limits().keys()
+    }
+
+
 @pytest.fixture(scope="module")
 def compared(
     tmp_path_factory: pytest.TempPathFactory, kernel: Path, shared_cache: Path, test_cache: Path
 ) -> Compared:
     """Give a function from a case to what differs in it; each is run once."""
     assert kernel.exists()
-    out_of_reach = {f"limit {name.lower()}" for name in LIMITS.keys() - allowed_limits().keys()}
+    limits = limits_out_of_reach()
 
     @cache
     def compare(name: str) -> set[Difference]:
@@ -111,8 +121,7 @@ def compared(
         rmtree(place)
         assert container[case.status] == str(case.ends), container
         assert case.says in container["output"]
-        found = differences(container, machine)
-        return {one for one in found if one.name not in out_of_reach}
+        return differences(container | {n: limits[n] for n in limits if n in container}, machine)
 
     return compare
 
