@@ -35,8 +35,9 @@ struct network {
 struct health_times {
 	uint64_t interval;
 	uint64_t timeout;
-	uint64_t start_period; /* failures do not count for so long */
-	uint64_t retries;      /* so many failures in a row make it unhealthy */
+	uint64_t start_period;   /* failures do not count for so long */
+	uint64_t start_interval; /* the interval meanwhile, until it is healthy */
+	uint64_t retries;        /* so many failures in a row make it unhealthy */
 };
 
 /* How large a terminal is; zeros if nobody knows. */

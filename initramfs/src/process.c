@@ -47,6 +47,8 @@ static int execute(const struct command *command)
 
 	if (strchr(name, '/') != NULL)
 		return try_execute(name, command);
+	if (path != NULL && path[0] == '\0')
+		path = NULL;
 	while (path != NULL) {
 		char candidate[4096];
 		size_t size = strcspn(path, ":");
@@ -122,7 +124,8 @@ static void become_builtin(const struct command *command)
 
 void process_become(const struct command *command, const struct standard *files, int report)
 {
-	const struct rlimit limit = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit files_limit = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit processes_limit = {RLIM_INFINITY, RLIM_INFINITY};
 	const struct user *user = command->user;
 	uint64_t executed;
 
@@ -133,7 +136,8 @@ void process_become(const struct command *command, const struct standard *files,
 		give_up_step(report, command, "terminal", STATUS_FAILED);
 	if (dup2(files->input, 0) < 0 || dup2(files->output, 1) < 0 || dup2(files->error, 2) < 0)
 		give_up_step(report, command, "standard files", STATUS_FAILED);
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+	if (setrlimit(RLIMIT_NOFILE, &files_limit) != 0 ||
+	    setrlimit(RLIMIT_NPROC, &processes_limit) != 0)
 		give_up_step(report, command, "setrlimit", STATUS_FAILED);
 	if (chdir(command->cwd) != 0)
 		give_up_step(report, command, command->cwd, STATUS_NOT_EXECUTABLE);

@@ -221,6 +221,12 @@ def test_arguments_environment_and_descriptors(power_on: PowerOn) -> None:
         assert machine.finish().stdout == b"0 1 2 "
 
 
+def test_nothing_is_found_in_an_empty_path(power_on: PowerOn) -> None:
+    with power_on(spec("probe", "exit", "0", environ=b"PATH=\0", cwd=b"/bin")) as machine:
+        told = machine.finish()
+    assert told.error == (127, 'exec "probe": not found in PATH')
+
+
 def test_signals_reach_the_application_unmasked(power_on: PowerOn) -> None:
     with power_on(spec("probe", "files", "/proc/self/status")) as machine:
         lines = dict(line.split(":\t", 1) for line in machine.finish().stdout.decode().splitlines())
