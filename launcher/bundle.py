@@ -1,6 +1,6 @@
-"""What a bundle is, and its document bundle.json (schema version 2).
+"""What a bundle is, and its document bundle.json (schema version 3).
 
-{"schemaVersion": 2,
+{"schemaVersion": 3,
  "image":       {"reference", "manifestDigest", "configDigest", "platform"},
  "config":      the image config's ``config`` object, verbatim,
  "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
@@ -10,10 +10,11 @@
  "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
  "initramfs":   {"digest"} or null,
  "commandLine": [word, …],
+ "build":       what its bytes depend on beyond the image (builder/buildinfo.py), or null,
  "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
 
-Version 1, which is read too, had a text "problem" (of the user, empty if there was none) where
-version 2 has findings, and no options of the kernel.
+Versions 1 and 2 are read, too. Neither has "build"; version 1 has a text "problem" (of the user,
+empty if there was none) where later ones have findings, and no options of the kernel.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from hyperbuild.launcher.defaults import BootDefaults
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: File system formats that hyperstart mounts as the root.
 ROOTFS_FORMATS = ("erofs", "ext4")
@@ -134,7 +135,8 @@ class ImageInfo(Record):
 class Bundle(Record):
     """Everything a VM is made of; files are named by digest. ``initramfs`` is a digest.
 
-    ``command_line`` holds kernel words that this bundle needs beyond the machine's own.
+    ``command_line`` holds kernel words that this bundle needs beyond the machine's own. ``build``
+    is the document's object, unread: no boot depends on it.
     """
 
     image: ImageInfo
@@ -145,6 +147,7 @@ class Bundle(Record):
     initramfs: str | None = None
     command_line: tuple[str, ...] = ()
     boot: BootDefaults | None = None
+    build: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
         """Return bundle.json: the same bytes for equal bundles, ASCII, a newline at the end."""
@@ -189,6 +192,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         },
         "initramfs": bundle.initramfs and {"digest": bundle.initramfs},
         "commandLine": list(bundle.command_line),
+        "build": None if bundle.build is None else dict(bundle.build),
     } | ({"boot": bundle.boot.document()} if bundle.boot else {})
 
 
@@ -284,6 +288,12 @@ class _Fields:
             return None
         return self.texts(key)
 
+    def object_or_null(self, key: str) -> Mapping[str, Any] | None:
+        if self._rest.get(key, ()) is None:
+            del self._rest[key]
+            return None
+        return self.object(key)
+
     def object(self, key: str) -> Mapping[str, Any]:
         value = self.take(key)
         if not isinstance(value, dict):
@@ -308,6 +318,7 @@ def _bundle(fields: _Fields, version: int) -> Bundle:
         initramfs=_initramfs(fields.optional("initramfs")),
         command_line=fields.texts("commandLine"),
         boot=_boot(fields),
+        build=fields.object_or_null("build") if version > 2 else None,
     )
     fields.end()
     return bundle
