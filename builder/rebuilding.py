@@ -90,6 +90,7 @@ def rebuild_bundle(context: Context, options: RebuildOptions) -> list[Part]:
     build = read_build(claim.bundle.build, claim.name)
     with scratch(context) as room:
         fresh = context.replace(data=room / "data", cache=room / "cache", epoch=build.epoch)
+        fresh.cache.mkdir()
         kernel = _kernel(context, fresh, options, claim.bundle, build)
         initramfs = make_initramfs(fresh) if claim.bundle.initramfs else None
         made = _make(fresh, options, claim.bundle, build, kernel, initramfs)
