@@ -87,7 +87,7 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         for fd in descriptors:
             os.set_inheritable(fd, True)
-        confine(needs, parent)
+        confine(needs, descriptors, parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(os.path.realpath(argv[0]), list(argv), {})  # noqa: S606 - there is none
     except BaseException as error:

@@ -1,26 +1,27 @@
 """The last steps of a process before it becomes a hypervisor: it gives away what it will not need.
 
 It sees a file system that has the hypervisor's own files alone, and is a user that nobody else is
-(docs/security.md has the whole). Functions of libc that Python lacks are called through the module
-beneath ctypes, which takes a fifth of the time to load.
+(docs/security.md has the whole).
 """
 
 from __future__ import annotations
 
 import os
 import resource
-from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, dlopen, dlsym
-from _ctypes import get_errno as read_errno
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL
 from struct import pack
 from typing import TYPE_CHECKING
 
 from hyperbuild.launcher.confinement import FIRST_USER
+from hyperbuild.launcher.landlock import EXECUTE, LOOK, READ, TRUNCATE, USE, WRITE, restrict
+from hyperbuild.launcher.libc import call
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from hyperbuild.launcher.confinement import Folder, Needs
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h; the system call's number is the
@@ -41,7 +42,7 @@ _CAPABILITY_VERSION = 0x20080522
 
 #: Where the new root is put together: a directory that is everywhere, and of no use to a VM.
 _BASE = "/sys"
-_DEVICES = ("null", "urandom")
+_DEVICES = ("/dev/null", "/dev/urandom")
 _KVM = "/dev/kvm"
 #: Where shared programs look for their libraries.
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache")
@@ -56,40 +57,17 @@ _THREADS = 512
 _DESCRIPTORS = 16384
 
 
-class _Int(_SimpleCData):  # type: ignore[type-arg]
-    _type_ = "i"
+_prctl = partial(call, "prctl")
 
 
-class _Function(CFuncPtr):
-    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
-    _restype_ = _Int
-
-
-_libc = dlopen(None, 0)  # type: ignore[arg-type]
-
-
-@cache
-def _function(name: str) -> _Function:
-    return _Function(dlsym(_libc, name))
-
-
-def _call(name: str, *arguments: str | bytes | int | None) -> None:
-    """Call a function of libc; OSError, with its name, if it returns -1."""
-    given = [each.encode() if isinstance(each, str) else each for each in arguments]
-    if _function(name)(*given) == -1:
-        raise OSError(read_errno(), os.strerror(read_errno()), name)
-
-
-_prctl = partial(_call, "prctl")
-
-
-def confine(needs: Needs, parent: int) -> None:
-    """Give away all but needs; killed when parent dies. There is no way back.
+def confine(needs: Needs, descriptors: Sequence[int], parent: int) -> None:
+    """Give away all but needs and open descriptors; killed when parent dies. There is no way back.
 
     OSError: what has to be given away can't be, or what is needed can't be had.
     """
     os.umask(0o022)
     is_root = os.geteuid() == 0
+    rules = None
     try:
         _leave(needs, is_root)
     except OSError:
@@ -97,15 +75,38 @@ def confine(needs: Needs, parent: int) -> None:
         # there are no others than those shared.
         if is_root and any(folder.capabilities for folder in needs.folders):
             raise
+        rules = list(_rules(needs, descriptors))
     os.chdir("/")
     kept = needs.capabilities.union(*(folder.capabilities for folder in needs.folders))
     _limit(is_root)
     _drop(needs, is_root, kept if is_root else frozenset())
     _prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    restrict(rules, network=needs.network)
     # Last: it is forgotten whenever the user changes.
     _prctl(_SET_DEATH_SIGNAL, SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _rules(needs: Needs, descriptors: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield what may be opened where the root is the host's: the same as would be there else."""
+    folders = {folder.fd: folder for folder in needs.folders}
+    for fd in descriptors:
+        folder = folders.get(fd)
+        if folder:
+            yield fd, LOOK & ~EXECUTE if folder.read_only else USE
+        else:
+            yield fd, READ | WRITE | TRUNCATE
+    devices = _devices(needs)
+    resolver = (_RESOLVER,) if needs.network else ()
+    for place in (*_LIBRARIES, *needs.places, *resolver, *devices):
+        with suppress(FileNotFoundError):
+            fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            yield fd, READ | WRITE if place in devices else LOOK
+
+
+def _devices(needs: Needs) -> tuple[str, ...]:
+    return (*_DEVICES, _KVM) if needs.kvm else _DEVICES
 
 
 def _leave(needs: Needs, is_root: bool) -> None:
@@ -114,15 +115,15 @@ def _leave(needs: Needs, is_root: bool) -> None:
     if not needs.network:
         namespaces |= _NEW_NETWORK
     if is_root:
-        _call("unshare", namespaces)
+        call("unshare", namespaces)
     else:
         user, group = os.geteuid(), os.getegid()
-        _call("unshare", namespaces | _NEW_USERS)
+        call("unshare", namespaces | _NEW_USERS)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
-    _call("mount", None, "/", None, _RECURSIVE | _PRIVATE, None)
-    _call("mount", "tmpfs", _BASE, "tmpfs", _NOSUID | _NODEV | _NOEXEC, "mode=755,size=1m")
+    call("mount", None, "/", None, _RECURSIVE | _PRIVATE, None)
+    call("mount", "tmpfs", _BASE, "tmpfs", _NOSUID | _NODEV | _NOEXEC, "mode=755,size=1m")
     _furnish(needs, is_root)
     folders = [_bind_folder(folder) for folder in needs.folders]
     _restrict(_BASE, _READ_ONLY)
@@ -156,12 +157,12 @@ def _furnish(needs: Needs, is_root: bool) -> None:
             _bind(place, place, data)
     if needs.network and Path(_RESOLVER).exists():
         _bind(_RESOLVER, _RESOLVER, data | _ATTR_NOEXEC)
-    for device in (*(f"/dev/{name}" for name in _DEVICES), *((_KVM,) if needs.kvm else ())):
+    for device in _devices(needs):
         _bind(device, device, _ATTR_NOSUID | _ATTR_NOEXEC)
     if is_root:
         Path(f"{_BASE}/proc").mkdir()
         flags = _NOSUID | _NODEV | _NOEXEC
-        _call("mount", "proc", f"{_BASE}/proc", "proc", flags, "hidepid=invisible,subset=pid")
+        call("mount", "proc", f"{_BASE}/proc", "proc", flags, "hidepid=invisible,subset=pid")
     else:
         # A user can't mount one; that of the host shows names of processes, but opens none.
         _bind("/proc", "/proc", data | _ATTR_NOEXEC)
@@ -174,13 +175,13 @@ def _bind(source: str, place: str, restrictions: int) -> None:
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
-    _call("mount", source, str(target), None, _BIND | _RECURSIVE, None)
+    call("mount", source, str(target), None, _BIND | _RECURSIVE, None)
     _restrict(str(target), restrictions, _AT_RECURSIVE)
 
 
 def _restrict(target: str, restrictions: int, flags: int = 0) -> None:
     attributes = pack("QQQQ", restrictions, 0, 0, 0)
-    _call("syscall", _MOUNT_SETATTR, _AT_FDCWD, target, flags, attributes, len(attributes))
+    call("syscall", _MOUNT_SETATTR, _AT_FDCWD, target, flags, attributes, len(attributes))
 
 
 def _bind_folder(folder: Folder) -> str:
@@ -231,6 +232,6 @@ def _drop(needs: Needs, is_root: bool, kept: frozenset[int]) -> None:
                 break
     bits = sum(1 << capability for capability in kept)
     sets = (bits & 0xFFFFFFFF,) * 3 + (bits >> 32,) * 3
-    _call("capset", pack("II", _CAPABILITY_VERSION, 0), pack("6I", *sets))
+    call("capset", pack("II", _CAPABILITY_VERSION, 0), pack("6I", *sets))
     for capability in kept:
         _prctl(_AMBIENT, _AMBIENT_RAISE, capability, 0, 0)

@@ -342,9 +342,11 @@ def _pmem(disk: Disk, index: int, address: int) -> list[str]:
 def _block(disk: Disk, index: int, bus: str) -> list[str]:
     access, errors = "read-only=on", ""
     if not disk.read_only:
-        # What the guest deletes is given back to the host. A full host is an error to the guest,
-        # which else would stand still until somebody asks QEMU to go on.
-        access, errors = "read-only=off,discard=unmap", ",werror=report,rerror=report"
+        # QEMU would open it to be read at first, and only later to be written. What the guest
+        # deletes is given back to the host. A full host is an error to the guest, which else would
+        # stand still until somebody asks QEMU to go on.
+        access = "read-only=off,auto-read-only=off,discard=unmap"
+        errors = ",werror=report,rerror=report"
     add, file = _adopted(disk)
     return [
         *add,

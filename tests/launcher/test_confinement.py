@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from hyperbuild.launcher.confinement import (
     needs_of,
     open_for_others,
 )
+from hyperbuild.launcher.libc import call
 from hyperbuild.launcher.machine import Accel, MachineOptions, PortForward, Ram, build_machine
 from tests.launcher.boots import HANG, options
 from tests.launcher.support import IDENTITY, make_files
@@ -199,6 +201,49 @@ def test_a_user_who_is_not_root_is_confined_too(busybox: BundleFiles) -> None:
                 assert status["CapBnd"] == "0" * 16
                 seen = {path.name for path in (found.proc / "root").iterdir()}
                 assert not {"home", "root", "tmp", "var"} & seen
+
+
+#: Runs what follows as the root of a container: of no other user, and without mount namespaces.
+CONTAINED = (
+    *("unshare", "--user", "--map-root-user", "sh", "-c"),
+    'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"',
+    "sh",
+)
+
+
+def landlock_version() -> int:
+    try:
+        return call("syscall", 444, None, 0, 1)
+    except OSError:
+        return 0
+
+
+@as_root
+@pytest.mark.skipif(landlock_version() < 6, reason="the kernel's Landlock is older")
+def test_where_mounts_are_refused_files_are_opened_by_rules(
+    busybox: BundleFiles, tmp_path: Path
+) -> None:
+    with running(busybox, before=CONTAINED) as found:
+        status = found.status()
+        assert found.namespace("mnt") == namespace("self", "mnt")
+        assert {status[f"Cap{which}"] for which in ("Prm", "Eff", "Bnd")} == {"0" * 16}
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    source = f"""
+import os
+from hyperbuild.launcher.child import spawn
+from hyperbuild.launcher.confinement import Needs
+script = "exec >&2; B={BUSYBOX}; $B cat {secret}; $B ls /; echo x > {secret}; $B kill -9 $PPID"
+child = spawn(["{BUSYBOX}", "sh", "-c", script], (), Needs(places=("{BUSYBOX}",)))
+child.wait()
+print(os.read(child.stderr, 10000).decode())
+"""
+    argv = [*CONTAINED, sys.executable, "-c", source]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANG)
+    assert done.stdout.lower().count("permission denied") == 3, done.stdout
+    assert "not permitted" in done.stdout
+    assert secret.read_text() == "secret"
 
 
 @as_root

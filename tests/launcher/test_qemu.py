@@ -121,7 +121,9 @@ def test_a_kernel_without_the_machines_bus_is_refused() -> None:
 def test_a_disk_that_is_written_to() -> None:
     upper = Disk(Path("/d"), 1 << 30, pmem=False, read_only=False)
     built = argv(machine(dax=False).replace(disks=(*machine(dax=False).disks, upper)))
-    at = built.index("if=none,id=disk1,format=raw,read-only=off,discard=unmap,file=/d")
+    at = built.index(
+        "if=none,id=disk1,format=raw,read-only=off,auto-read-only=off,discard=unmap,file=/d"
+    )
     assert built[at + 2].endswith(",drive=disk1,werror=report,rerror=report")
     assert any("id=disk0,format=raw,read-only=on,file=" in word for word in built)
 
