@@ -1,24 +1,21 @@
-"""Starting a hypervisor so that it never outlives its launcher."""
+"""Starting a hypervisor so that it never outlives its launcher, nor reaches more than its files."""
 
 from __future__ import annotations
 
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from hyperbuild.converter.errors import ToolError
-from hyperbuild.launcher.programs import find_program
+from hyperbuild.launcher.jail import confine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The child asks the kernel for SIGKILL at its parent's death, and then makes sure that the parent
-#: had not died before it asked. After exec both hold for the hypervisor itself.
-_GUARD = '[ "$PPID" = "$0" ] && exec "$@"'
+    from hyperbuild.launcher.confinement import Needs
 
-#: Python ignores these; a program started by it should not.
-_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
+#: Python ignores the first two, and the launcher catches the rest; a hypervisor does neither.
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Child:
@@ -49,36 +46,53 @@ class Child:
         os.close(self.stderr)
 
 
-def spawn(argv: Sequence[str], descriptors: Sequence[int], search_path: str) -> Child:
-    """Start argv with descriptors inherited, apart from the terminal, killed when we die.
+def spawn(argv: Sequence[str], descriptors: Sequence[int], needs: Needs) -> Child:
+    """Start argv with descriptors inherited, confined to needs, killed when we die.
 
-    It dies with the thread that calls this, so that thread must stay. ToolError: setpriv (of
-    util-linux, there on any Debian) is not on search_path.
+    It dies with the thread that calls this, so that thread must stay. What keeps it from being
+    started is told on its stderr.
     """
-    setpriv = find_program("setpriv", search_path)
-    if setpriv is None:
-        raise ToolError("setpriv is not on the PATH; run: apt install util-linux")
-    guarded = [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _GUARD, str(os.getpid()), *argv]
+    parent = os.getpid()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = os.posix_spawn(
-            setpriv,
-            guarded,
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, writer, 2),
-                # Onto itself: what the child alone is to inherit stays close-on-exec here.
-                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in descriptors),
-            ],
-            # Ctrl-C is ours to handle: the guest is asked first.
-            setpgroup=0,
-            setsigdef=_RESTORED,
-        )
+        # What arrives between the two worlds must not run our handlers there.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become(argv, descriptors, writer, needs, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     except BaseException:
         os.close(reader)
         raise
     finally:
         os.close(writer)
     return Child(pid, reader)
+
+
+def _become(
+    argv: Sequence[str], descriptors: Sequence[int], stderr: int, needs: Needs, parent: int
+) -> NoReturn:
+    """Turn this process, just forked, into argv."""
+    try:
+        # Ctrl-C is the launcher's to handle: the guest is asked first. And no terminal is ours.
+        os.setsid()
+        for number in _RESTORED:
+            # Ignoring it forgets one that waits.
+            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(stderr, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        for fd in descriptors:
+            os.set_inheritable(fd, True)
+        confine(needs, descriptors, parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(os.path.realpath(argv[0]), list(argv), {})  # noqa: S606 - there is none
+    except BaseException as error:
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        where = error.filename if isinstance(error, OSError) else ""
+        os.write(2, f"hyperbuild: it could not be confined ({where}: {reason})\n".encode())
+    finally:
+        os._exit(127)

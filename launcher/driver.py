@@ -54,6 +54,9 @@ class Driver(Protocol):
     def find(self, search_path: str, /) -> str:
         """Return the program's path along search_path; ToolError says what to install."""
 
+    def places(self, program: str, /) -> tuple[str, ...]:
+        """Return the files and directories that program, while it runs, finds by their paths."""
+
     def version(self, program: str, /) -> str:
         """Return the first line that program says of its version; ToolError if it does not run."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from _socket import SCM_RIGHTS, SOL_SOCKET
+from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,13 @@ _MMIO = ("device", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES")
 #: this many MiB: with fewer it translates the same code over and over.
 _TRANSLATED_PART = 4
 _LEAST_TRANSLATED = 16
+
+#: System calls that QEMU gives up before its guest begins (seccomp): old ones, those that change
+#: its user, start programs, or move it between CPUs.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+#: Directories of its data and firmware, beneath where it is installed.
+_DATA = ("lib", "lib64", "share/qemu", "share/seabios")
 
 #: Up to this many MiB the guest's RAM is a memory file, which the host fills by small pages. What
 #: QEMU allocates otherwise comes in huge ones: faster by some percent, and larger by 8 to 10 MB.
@@ -67,6 +75,15 @@ def find(search_path: str) -> str:
     return program
 
 
+def places(program: str) -> tuple[str, ...]:
+    """Return what program reads by path: itself, its modules, its firmware."""
+    real = Path(program).resolve()
+    if real.parent.name not in ("bin", "sbin"):
+        # Where it was compiled, with all that it needs around it.
+        return (str(real.parent),)
+    return (str(real), *(f"{real.parents[1]}/{name}" for name in _DATA))
+
+
 def version(program: str) -> str:
     """Return the first line of what program says of itself; ToolError if it does not run."""
     import subprocess
@@ -93,6 +110,7 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         program,
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
+        *("-sandbox", _SANDBOX),
         *("-machine", _machine_type(bool(pmem))),
         *_acceleration(machine),
         *_processor(machine.accel, bool(pmem)),
@@ -324,13 +342,28 @@ def _pmem(disk: Disk, index: int, address: int) -> list[str]:
 def _block(disk: Disk, index: int, bus: str) -> list[str]:
     access, errors = "read-only=on", ""
     if not disk.read_only:
-        # What the guest deletes is given back to the host. A full host is an error to the guest,
-        # which else would stand still until somebody asks QEMU to go on.
-        access, errors = "read-only=off,discard=unmap", ",werror=report,rerror=report"
+        # QEMU would open it to be read at first, and only later to be written. What the guest
+        # deletes is given back to the host. A full host is an error to the guest, which else would
+        # stand still until somebody asks QEMU to go on.
+        access = "read-only=off,auto-read-only=off,discard=unmap"
+        errors = ",werror=report,rerror=report"
+    add, file = _adopted(disk)
     return [
-        *("-drive", f"if=none,id=disk{index},format=raw,{access},file={_escaped(disk)}"),
+        *add,
+        *("-drive", f"if=none,id=disk{index},format=raw,{access},file={file}"),
         *("-device", f"virtio-blk-{bus},drive=disk{index}{errors}"),
     ]
+
+
+def _adopted(disk: Disk) -> tuple[list[str], str]:
+    """Return options that name a disk, and its name.
+
+    A descriptor is used as it is: to open its file once more QEMU may lack the right.
+    """
+    match = re.fullmatch(r"/proc/self/fd/(\d+)", str(disk.path))
+    if not match:
+        return [], _escaped(disk)
+    return ["-add-fd", f"fd={match[1]},set={match[1]}"], f"/dev/fdset/{match[1]}"
 
 
 def _escaped(disk: Disk) -> str:

@@ -16,6 +16,7 @@ from hyperbuild.converter.records import Record
 from hyperbuild.initramfs.cpio import spec_segment
 from hyperbuild.launcher import qemu
 from hyperbuild.launcher.child import spawn
+from hyperbuild.launcher.confinement import needs_of, open_for_others
 from hyperbuild.launcher.driver import Driver, Wires
 from hyperbuild.launcher.host import choose_accel, read_cpu
 from hyperbuild.launcher.identity import new_identity
@@ -115,6 +116,8 @@ def prepare_cold(
             ram=None if ram is None else Ram(_inherited(ram), restored=False),
         )
         check_ports_free(options.ports)
+        machine, opened = _inheriting(machine, stack)
+        descriptors += opened
         if options.disk:
             from hyperbuild.launcher.disk import open_disk
 
@@ -150,18 +153,36 @@ def prepare_warm(
         )
 
     made_with = ingredients(DRIVER, host.program, host.cpu, files, machine(Path("/")))
-    with templates.open(files, options, made_with) as template:
+    with templates.open(files, options, made_with) as template, ExitStack() as stack:
         built = machine(_inherited(template.fd))
         spec = spec_files(files.bundle, options, built, identity, clock=time.time_ns())
         check_ports_free(options.ports)
+        built, opened = _inheriting(built, stack)
         yield Prepared(
             host,
             built,
-            (template.fd, template.state),
+            (template.fd, template.state, *opened),
             encode_spec(spec),
             template.state,
             template.hold,
         )
+
+
+def _inheriting(machine: Machine, stack: ExitStack) -> tuple[Machine, list[int]]:
+    """Open kernel and disks of machine, whose program will find nothing by their own paths.
+
+    stack closes them. InputError, UnavailableError: one can't be opened.
+    """
+    opened = []
+
+    def inherit(path: Path) -> Path:
+        fd = open_for_others(path)
+        stack.callback(os.close, fd)
+        opened.append(fd)
+        return _inherited(fd)
+
+    disks = tuple(disk.replace(path=inherit(disk.path)) for disk in machine.disks)
+    return machine.replace(kernel=inherit(machine.kernel), disks=disks), opened
 
 
 def _writable(fd: int) -> Disk:
@@ -211,7 +232,8 @@ def started(prepared: Prepared, timeline: Timeline) -> Iterator[Running]:
             monitor.restore(prepared.state)
         timeline.mark("hypervisor")
         inherited = [*(there.fileno() for there in theirs), *prepared.descriptors]
-        child = spawn(argv, inherited, prepared.host.search_path)
+        needs = needs_of(prepared.machine, DRIVER.places(prepared.host.program))
+        child = spawn(argv, inherited, needs)
         stack.callback(child.close)
         # Only the hypervisor's own copies may hold the other ends open.
         for there in theirs:

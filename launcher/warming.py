@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.errors import InputError, UnavailableError
 from hyperbuild.converter.files import draft, sweep
 from hyperbuild.launcher.channel import Event
+from hyperbuild.launcher.confinement import admit
 from hyperbuild.launcher.console import diagnose
 from hyperbuild.launcher.errors import BootError, LaunchError
 from hyperbuild.launcher.health import read_healthcheck
@@ -67,6 +68,7 @@ def make_template(
     with signal_numbers() as signals, draft(templates.root) as file:
         # It has all that the guest has in memory.
         os.fchmod(file.fd, 0o600)
+        admit(file.fd)
         _check_space(templates.root, size)
         os.ftruncate(file.fd, size)
         with prepare_cold(host, files, options, ram=file.fd, hold=hold) as prepared:

@@ -21,6 +21,22 @@ static int port(int number)
 	return fd;
 }
 
+/* Write the same again and again, to a port or the console. */
+static void flood(int fd, const char *piece, size_t size)
+{
+	static char full[1 << 15];
+	size_t length = 0;
+
+	for (; length + size <= sizeof(full); length += size)
+		memcpy(full + length, piece, size);
+	for (;;)
+		for (size_t done = 0; done < length;) {
+			ssize_t sent = write(fd, full + done, length - done);
+
+			done += sent > 0 ? sent : 0;
+		}
+}
+
 int main(void)
 {
 	char what[64] = "";
@@ -49,6 +65,12 @@ int main(void)
 		return 0;
 	else if (!strcmp(what, "deaf"))
 		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4", 12);
+	else if (!strcmp(what, "console-flood"))
+		flood(open("/dev/console", O_WRONLY), "garbage\1\377\n", 10);
+	else if (!strcmp(what, "control-flood"))
+		flood(port(1), "\0\0\0\2\0\0\0\14\0\0\0\0\0\0\0\1exec", 20);
+	else if (!strcmp(what, "stream-flood"))
+		flood(port(2), "\0\0\0\0\0\0\0\1\0\0\0\4full", 16);
 	else if (!strcmp(what, "flood")) {
 		int console = open("/dev/console", O_WRONLY);
 		for (int i = 0; i < 16; i++)

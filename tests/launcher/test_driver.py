@@ -51,7 +51,7 @@ def test_nothing_else_speaks_a_hypervisors_language() -> None:
 
 def test_the_driver_gives_what_the_protocol_asks_for() -> None:
     names = [name for name, _ in inspect.getmembers(Driver, inspect.isfunction) if name[0] != "_"]
-    assert names == ["command", "explain", "find", "monitor", "version"]
+    assert names == ["command", "explain", "find", "monitor", "places", "version"]
     assert all(callable(getattr(DRIVER, name)) for name in names)
 
 

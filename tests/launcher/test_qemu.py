@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -22,7 +23,7 @@ from hyperbuild.launcher.machine import (
     Ram,
     build_machine,
 )
-from hyperbuild.launcher.qemu import BINARY, command, explain, find, monitor, pmem_addresses
+from hyperbuild.launcher.qemu import BINARY, command, explain, find, monitor, places, pmem_addresses
 from tests.launcher.support import IDENTITY, MIB, make_files
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def test_a_dax_machine_exactly() -> None:
         "-no-user-config",
         "-no-reboot",
         *("-display", "none"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", "pc,nvdimm=on,usb=off,vmport=off,hpet=off"),
         *("-accel", "tcg,tb-size=64"),
         *("-cpu", "max,erms=off,fsrm=off"),
@@ -87,13 +89,13 @@ def test_a_dax_machine_exactly() -> None:
 
 def test_a_block_machine_exactly() -> None:
     built = argv(machine(dax=False, network=False, cpus=2, memory=512))
-    assert built[5:15] == [
-        *("none", "-machine", "microvm,acpi=off", "-accel", "tcg,tb-size=128"),
+    assert built[7:17] == [
+        *(built[7], "-machine", "microvm,acpi=off", "-accel", "tcg,tb-size=128"),
         *("-cpu", "max,erms=off,fsrm=off"),
         *("-smp", "2,sockets=2,cores=1,threads=1", "-m"),
     ]
-    assert built[15] == "512M"
-    assert built[21].startswith("acpi=off console=ttyS0 quiet ")
+    assert built[17] == "512M"
+    assert built[23].startswith("acpi=off console=ttyS0 quiet ")
     assert built[-4:] == [
         *("-drive", "if=none,id=disk0,format=raw,read-only=on,file=/b,,c/rootfs.erofs"),
         *("-device", "virtio-blk-device,drive=disk0"),
@@ -119,9 +121,36 @@ def test_a_kernel_without_the_machines_bus_is_refused() -> None:
 def test_a_disk_that_is_written_to() -> None:
     upper = Disk(Path("/d"), 1 << 30, pmem=False, read_only=False)
     built = argv(machine(dax=False).replace(disks=(*machine(dax=False).disks, upper)))
-    at = built.index("if=none,id=disk1,format=raw,read-only=off,discard=unmap,file=/d")
+    at = built.index(
+        "if=none,id=disk1,format=raw,read-only=off,auto-read-only=off,discard=unmap,file=/d"
+    )
     assert built[at + 2].endswith(",drive=disk1,werror=report,rerror=report")
     assert any("id=disk0,format=raw,read-only=on,file=" in word for word in built)
+
+
+def test_a_disk_that_is_inherited_is_used_as_it_is() -> None:
+    upper = Disk(Path("/proc/self/fd/7"), 1 << 30, pmem=False, read_only=False)
+    built = argv(machine(dax=False).replace(disks=(upper,)))
+    at = built.index("-add-fd")
+    assert built[at + 1] == "fd=7,set=7"
+    assert built[at + 3].endswith(",file=/dev/fdset/7")
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("/opt/q/bin/qemu", ("/opt/q/bin/qemu", "/opt/q/lib", "/opt/q/lib64")),
+        ("/home/me/qemu/build/qemu", ("/home/me/qemu/build",)),
+    ],
+)
+def test_what_qemu_reads_by_path(program: str, expected: tuple[str, ...]) -> None:
+    assert places(program)[:3] == expected
+
+
+def test_qemu_reads_the_files_of_its_package(tmp_path: Path) -> None:
+    link = tmp_path / "qemu"
+    link.symlink_to(find(os.environ["PATH"]))
+    assert {"/usr/share/qemu", "/usr/lib"} <= set(places(str(link)))
 
 
 def test_kvm_takes_the_host_cpu() -> None:

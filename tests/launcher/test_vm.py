@@ -25,6 +25,8 @@ from hyperbuild.launcher.vm import Streams, run_vm
 from tests.launcher.boots import HANG, boot, options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hyperbuild.launcher.located import BundleFiles
 
 pytestmark = pytest.mark.boot
@@ -138,11 +140,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def started(files: BundleFiles, chosen: MachineOptions) -> subprocess.Popen[bytes]:
-    """Start a launcher in a process of its own, its stdout a pipe."""
+def started(
+    files: BundleFiles, chosen: MachineOptions, before: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a launcher in a process of its own, its stdout a pipe; before are words before it."""
     given = [pickle.dumps(item).hex() for item in (files, chosen)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.launcher.launch", *given],
+        [*before, sys.executable, "-m", "tests.launcher.launch", *given],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )

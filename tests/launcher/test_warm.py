@@ -17,6 +17,7 @@ import pytest
 
 from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.converter.progress import Progress
+from hyperbuild.launcher.confinement import TEMPLATE_GROUP
 from hyperbuild.launcher.errors import BootError, LaunchError
 from hyperbuild.launcher.machine import Hold, MachineOptions, PortForward
 from hyperbuild.launcher.template import _TRAILER, TemplateError, Templates
@@ -289,8 +290,10 @@ def test_a_killed_launcher_leaves_no_hypervisor_and_no_template(
 
 
 def test_the_template_is_its_owners_alone(busybox: BundleFiles, templates: Templates) -> None:
-    path = warm(busybox, templates, options())
-    assert path.stat().st_mode & 0o777 == 0o600
+    status = warm(busybox, templates, options()).stat()
+    # The group is that of root's confined VMs alone.
+    assert status.st_mode & 0o777 == (0o600 if os.geteuid() else 0o660)
+    assert status.st_gid == (os.getegid() if os.geteuid() else TEMPLATE_GROUP)
     assert templates.root.stat().st_mode & 0o777 == 0o700
 
 
