@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.defaults import BootDefaults
 
 #: Raised when a bundle made of the same things would be another one.
-MAKER_VERSION = "2"
+MAKER_VERSION = "3"
 
 
 @dataclass(frozen=True, slots=True)
