@@ -146,7 +146,7 @@ class _Work:
         mode = stat.S_IFREG | stat.S_IMODE(status.st_mode)
         owner = (status.st_uid, status.st_gid)
         self._entries.append(CpioEntry(f"{SPEC_DIRECTORY}/{name}", mode, content, owner=owner))
-        self._tell(mount, "file", name, ("ro",))
+        self._tell(mount, "file", name, ("ro", str(max(int(status.st_mtime), 0))))
 
     def _tell(self, mount: Mount, kind: str, source: str, options: tuple[str, ...]) -> None:
         self._mounts[mount.target] = GuestMount(kind, source, mount.target, options)

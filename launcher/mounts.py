@@ -82,27 +82,26 @@ def parse_volume(text: str, volumes: Path) -> Mount:
 
     InputError says what is wrong with it.
     """
-    parts = text.split(":")
+    parts, shown = text.split(":"), f"-v {printable(text)}"
     if len(parts) > 3 or not all(parts):
-        raise InputError(f"volume {printable(text)!r} is not SRC:DST[:ro]; say ./data:/data")
+        raise InputError(f"-v {printable(text)} is not SRC:DST[:ro]; say ./data:/data, for one")
     if len(parts) == 1:
-        return Mount(MountKind.ROOT, _target(text, text), text)
-    source, target = parts[0], _target(parts[1], text)
+        return Mount(MountKind.ROOT, _target(text, shown), text)
+    source, target = parts[0], _target(parts[1], shown)
     kind = MountKind.SHARE
     path = Path(source)
     if re.fullmatch(_NAME, source):
         kind, path = MountKind.DISK, volumes / source
     elif not source.startswith(("/", "./", "../")) and source not in (".", ".."):
         raise InputError(
-            f"volume {printable(text)!r}: {printable(source)} is no volume's name; "
+            f"{shown}: {printable(source)} is no volume's name; "
             f"if it is a folder say ./{printable(source)}"
         )
     words = tuple(parts[2].split(",")) if parts[2:] else ()
     unknown = next((word for word in words if word not in _WORDS[kind]), None)
     if unknown is not None:
         raise InputError(
-            f"volume {printable(text)!r}: the option {printable(unknown)} is not one of "
-            f"{', '.join(_WORDS[kind])}"
+            f"{shown}: the option {printable(unknown)} is not one of {', '.join(_WORDS[kind])}"
         )
     return Mount(kind, target, text, path.absolute(), words)
 
@@ -120,10 +119,15 @@ def parse_tmpfs(text: str) -> Mount:
             words[word.partition("=")[0]] = word
         else:
             raise InputError(
-                f"tmpfs {printable(text)!r}: {printable(word)!r} is no option of it; "
+                f"--tmpfs {printable(text)}: {printable(word)!r} is no option of it; "
                 "say size=64m, mode=1777, uid=, gid=, ro, exec, suid or dev"
             )
-    return Mount(MountKind.MEMORY, _target(target, text), text, words=tuple(words.values()))
+    return Mount(
+        MountKind.MEMORY,
+        _target(target, f"--tmpfs {printable(text)}"),
+        text,
+        words=tuple(words.values()),
+    )
 
 
 def check_volume_name(name: str) -> str:
@@ -136,18 +140,23 @@ def check_volume_name(name: str) -> str:
     return name
 
 
-def _target(text: str, whole: str) -> str:
+def _target(text: str, shown: str) -> str:
     if not text.startswith("/"):
-        raise InputError(
-            f"volume {printable(whole)!r}: {printable(text)!r} is no absolute path in the VM; "
-            "say SRC:/path"
-        )
-    target = "/" + posixpath.normpath(text).strip("/")
+        raise InputError(f"{shown}: {printable(text)!r} is no absolute path in the VM; say /data")
+    target = _normal(text)
     if target == "/":
-        raise InputError(f"volume {printable(whole)!r}: the root can't be mounted over")
-    if target in _TAKEN or target.startswith(("/proc/", "/sys/")):
-        raise InputError(f"volume {printable(whole)!r}: {target} is the VM's own; choose another")
+        raise InputError(f"{shown}: the root can't be mounted over")
+    if _is_taken(target):
+        raise InputError(f"{shown}: {target} is the VM's own; choose another")
     return target
+
+
+def _normal(path: str) -> str:
+    return "/" + posixpath.normpath(path).strip("/")
+
+
+def _is_taken(target: str) -> bool:
+    return target in _TAKEN or target.startswith(("/proc/", "/sys/"))
 
 
 def guest_mounts(
@@ -173,6 +182,6 @@ def _inside(mount: Mount) -> GuestMount:
 
 def _image_targets(volumes: Iterable[str]) -> Iterator[str]:
     for text in volumes:
-        target = "/" + posixpath.normpath(f"/{text}").strip("/")
-        if target not in ("/", *_TAKEN) and not target.startswith(("/proc/", "/sys/")):
+        target = _normal(f"/{text}")
+        if target != "/" and not _is_taken(target):
             yield target

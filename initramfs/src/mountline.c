@@ -3,6 +3,8 @@
 #include <string.h>
 #include <sys/mount.h>
 
+#include "parse.h"
+
 static const struct {
 	const char *name;
 	enum mount_kind kind;
@@ -93,6 +95,8 @@ int parse_mounts(char **strings, struct mount_line *lines, size_t limit, size_t 
 		if (line->kind == MOUNT_FILE && (strchr(line->source, '/') || line->source[0] == '.'))
 			return -1;
 		parse_options(strings[3], line);
+		if (line->kind == MOUNT_FILE && parse_number(line->data, INT64_MAX, &line->modified) != 0)
+			return -1;
 		++*count;
 	}
 	return 0;

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum { MOUNTS_MAX = 64 };
 
@@ -21,7 +22,8 @@ struct mount_line {
 	const char *path;
 	unsigned long flags;
 	bool is_filled; /* a disk that is empty takes what the image has at path */
-	char *data;     /* what the file system itself is told */
+	uint64_t modified; /* a file: seconds since the epoch */
+	char *data;        /* what the file system itself is told */
 };
 
 /* Reads lines of four strings each: kind, source, path, and options with commas between them.

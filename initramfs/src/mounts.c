@@ -82,42 +82,64 @@ int mounts_open(const struct spec *spec, struct mount_sources *sources, struct f
 	return 0;
 }
 
-/* Also true where there is no such directory. */
-static bool is_empty(int parent, const char *name)
+static bool is_empty(int directory)
 {
-	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *stream = fd >= 0 ? fdopendir(fd) : NULL;
 	const struct dirent *entry;
 	bool empty = true;
 
 	if (stream == NULL)
-		return true;
+		return false;
 	while (empty && (entry = readdir(stream)) != NULL)
 		empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
 	closedir(stream);
 	return empty;
 }
 
-/* A crash leaves the new directory either whole or under its draft's name. */
-static int begin_disk(int disk, const struct mount_line *line, struct failure *why)
+static int open_directory_at(int parent, const char *name)
 {
-	char draft[64];
-	int image = open(line->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int fd = -1;
-	int result = -1;
+	return openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
 
-	snprintf(draft, sizeof(draft), "/proc/self/fd/%d/" DRAFT, disk);
-	if (image >= 0 && remove_tree(draft) == 0 && mkdir(draft, 0755) == 0)
-		fd = open(draft, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0 && (!line->is_filled || copy_directory(image, fd) == 0) && syncfs(fd) == 0)
-		result = renameat(disk, DRAFT, disk, DATA);
-	if (result != 0)
-		fail_at(why, "begin the volume for", line->path);
+static int fill(int directory, const struct mount_line *line)
+{
+	int image = open(line->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int result = image >= 0 ? copy_directory(image, directory) : -1;
+
 	if (image >= 0)
 		close(image);
+	return result;
+}
+
+/* A crash leaves the new directory either whole or under its draft's name. */
+static int begin_disk(int disk, const struct mount_line *line)
+{
+	char draft[64];
+	int fd = -1;
+
+	snprintf(draft, sizeof(draft), "/proc/self/fd/%d/" DRAFT, disk);
+	if (remove_tree(draft) == 0 && mkdir(draft, 0755) == 0)
+		fd = open_directory_at(disk, DRAFT);
+	if (fd >= 0 && (!line->is_filled || fill(fd, line) == 0) && syncfs(fd) == 0 &&
+	    renameat(disk, DRAFT, disk, DATA) == 0)
+		return fd;
 	if (fd >= 0)
 		close(fd);
-	return result;
+	return -1;
+}
+
+/* What the application sees of a disk, filled if it was empty: that may be mounted already. */
+static int open_data(int disk, const struct mount_line *line)
+{
+	int fd = open_directory_at(disk, DATA);
+
+	if (fd < 0)
+		return errno == ENOENT ? begin_disk(disk, line) : -1;
+	if (!line->is_filled || !is_empty(fd) || fill(fd, line) == 0)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 /* An overlay knows nothing of flags: they are the mount's own, set when it is there. */
@@ -135,25 +157,31 @@ static int bind(int source, const struct mount_line *line)
 
 static int take_disk(int disk, const struct mount_line *line, struct failure *why)
 {
-	int data;
-	int result;
+	int data = open_data(disk, line);
+	int result = data >= 0 ? bind(data, line) : -1;
 
-	if (is_empty(disk, DATA) && begin_disk(disk, line, why) != 0)
-		return -1;
-	data = openat(disk, DATA, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	result = data >= 0 ? bind(data, line) : -1;
 	if (result != 0)
-		fail_at(why, "mount", line->path);
+		fail_at(why, "mount the volume for", line->path);
 	if (data >= 0)
 		close(data);
 	return result;
+}
+
+/* The archive that it came in was unpacked before the clock was set. */
+static int set_time(int file, uint64_t seconds)
+{
+	const struct timespec times[2] = {{.tv_sec = (time_t)seconds}, {.tv_sec = (time_t)seconds}};
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", file);
+	return utimensat(AT_FDCWD, link, times, 0);
 }
 
 static int take_file(int file, const struct mount_line *line, struct failure *why)
 {
 	int target = open(line->path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
 
-	if (target < 0)
+	if (target < 0 || set_time(file, line->modified) != 0)
 		return fail_at(why, "mount", line->path);
 	close(target);
 	return bind(file, line) == 0 ? 0 : fail_at(why, "mount", line->path);
