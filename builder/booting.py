@@ -16,6 +16,7 @@ from hyperbuild.launcher.machine import (
     parse_disk,
     parse_env,
     parse_memory,
+    parse_workdir,
 )
 from hyperbuild.launcher.network import parse_host, parse_nameserver, parse_network
 from hyperbuild.launcher.ports import parse_ports
@@ -187,7 +188,7 @@ def machine_options(
         env=_variables(context, options),
         args=options.command,
         user=options.user or "",
-        workdir=options.workdir or "",
+        workdir=parse_workdir(options.workdir) if options.workdir else "",
         entrypoint=options.entrypoint,
         hostname=options.hostname,
         network=network,

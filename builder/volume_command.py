@@ -46,11 +46,11 @@ def volume_ls(context: Context, *, as_json: bool) -> None:
 @pass_context
 def volume_create(context: Context, name: str, size: str) -> None:
     """Make the volume NAME, empty, and print its name. It takes what is used of it."""
-    from hyperbuild.launcher.machine import parse_disk
+    from hyperbuild.launcher.machine import parse_disk_size
     from hyperbuild.launcher.volumes import create_volume
 
-    number = parse_disk(f"{name}:{size}").size
-    create_volume(context.volumes, name, number, context.environment.get("PATH", ""))
+    path = context.environment.get("PATH", "")
+    create_volume(context.volumes, name, parse_disk_size(size), path)
     click.echo(name)
 
 

@@ -425,6 +425,15 @@ def parse_memory(text: str) -> int:
     return int(match[1]) << (10 if match[2] in "gG" else 0)
 
 
+def parse_workdir(text: str) -> str:
+    """Return an absolute path without dots in it; InputError for any other."""
+    if not text.startswith("/"):
+        raise InputError(f"-w {printable(text)!r} is no absolute path; say {printable('/' + text)}")
+    from posixpath import normpath
+
+    return "/" + normpath(text).strip("/")
+
+
 def parse_disk(text: str) -> DiskFile:
     """Read ``FILE[:SIZE]``, the size as ``parse_memory`` does; InputError otherwise."""
     from pathlib import Path
@@ -432,16 +441,23 @@ def parse_disk(text: str) -> DiskFile:
     path, colon, size = text.rpartition(":")
     if not colon:
         return DiskFile(Path(text))
+    if not path:
+        raise InputError(f"disk {printable(text)!r} is no FILE:SIZE; say state.img:10G, for one")
+    return DiskFile(Path(path), parse_disk_size(size))
+
+
+def parse_disk_size(text: str) -> int:
+    """Read the size of a disk as MiB, as ``parse_memory``; InputError otherwise."""
     try:
-        number = parse_memory(size)
+        number = parse_memory(text)
     except InputError:
         number = 0
-    if not path or not _SMALLEST_DISK <= number <= _LARGEST_DISK:
+    if not _SMALLEST_DISK <= number <= _LARGEST_DISK:
         raise InputError(
-            f"disk {printable(text)!r} is no FILE:SIZE of {_SMALLEST_DISK}M to "
-            f"{_LARGEST_DISK >> 10}G; say state.img:10G, for one"
+            f"{printable(text)!r} is no size of a disk: give {_SMALLEST_DISK}M to "
+            f"{_LARGEST_DISK >> 10}G, as in 10G"
         )
-    return DiskFile(Path(path), number)
+    return number
 
 
 def parse_env(text: str, environ: Mapping[str, str]) -> str:

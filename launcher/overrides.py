@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import stat
 from typing import TYPE_CHECKING
 
@@ -30,13 +29,13 @@ def overridden(files: BundleFiles, options: MachineOptions) -> BundleFiles:
 
     A user is looked up in the image's own /etc/passwd and /etc/group. What was found to keep the
     process from starting goes where it is about what is replaced. InputError: there is no such
-    user or group, or the working directory is no absolute path.
+    user or group.
     """
     process = files.bundle.process
     if options.entrypoint is not None:
         process = _with_entrypoint(process, options.entrypoint)
     if options.workdir:
-        process = _with_workdir(process, options.workdir)
+        process = _without(process.replace(cwd=options.workdir), "workdir")
     if options.user:
         process = _with_user(process, options.user, files)
     return files.replace(bundle=files.bundle.replace(process=process))
@@ -46,13 +45,6 @@ def _with_entrypoint(process: Process, entrypoint: str) -> Process:
     # The image's Cmd was written for the entrypoint that goes.
     argv = (entrypoint,) if entrypoint else ()
     return _without(process.replace(entrypoint=argv, args=argv), *ABOUT_COMMAND)
-
-
-def _with_workdir(process: Process, workdir: str) -> Process:
-    if not workdir.startswith("/"):
-        raise InputError(f"-w {printable(workdir)!r} is no absolute path; say /{workdir}")
-    cwd = "/" + posixpath.normpath(workdir).strip("/")
-    return _without(process.replace(cwd=cwd), "workdir")
 
 
 def _with_user(process: Process, user: str, files: BundleFiles) -> Process:
