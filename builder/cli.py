@@ -20,6 +20,7 @@ from hyperbuild.builder.context import read_context
 from hyperbuild.builder.distributing import pull, push, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
+from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
 from hyperbuild.builder.volume_command import volume
 from hyperbuild.converter.errors import InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
@@ -255,7 +256,10 @@ def images(context: Context, *, as_json: bool) -> None:
     click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))
 
 
-for command in (build, push, pull, verify, volume):
+for command in (
+    build, push, pull, verify, rmi, prune, du, fsck, export_command, import_command,
+    volume,
+):  # fmt: skip
     cli.add_command(command)
 
 

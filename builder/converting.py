@@ -104,7 +104,10 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
     store = context.store()
     store.sweep(time.time() - _CUT_DOWNLOAD_KEPT)
     settings = context.registries(request.authfile, reference.transport)
-    with open_source(reference, store=store, settings=settings, limits=request.limits) as source:
+    with (
+        store.lease(),
+        open_source(reference, store=store, settings=settings, limits=request.limits) as source,
+    ):
         image = source.resolve(wanted, context.console)
         yield (
             store,

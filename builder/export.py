@@ -46,8 +46,10 @@ def export_bundle(directory: Path, order: Order, receipts: Sealed) -> Bundle:
                 order.check_again(rootfs.fileno())
         else:
             bundle = _write(directory, order)
-            written = [Identity.of(path, str(path)).as_dict() for path in _content(directory)]
-            receipts.write(receipt, {"files": written})
+            written = [Identity.of(path, str(path)) for path in _content(directory)]
+            for identity in written:
+                identity.settle()
+            receipts.write(receipt, {"files": [identity.as_dict() for identity in written]})
     return bundle
 
 

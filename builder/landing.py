@@ -1,6 +1,8 @@
 """A root file system put together again: chunks fetched several at once, each to its own place.
 
 What a cut run has left is looked at chunk by chunk, and only what is not there yet is fetched.
+The whole is hashed in any case, so the chunks are not, unless the whole is wrong: then they are
+fetched again with care, which finds the one at fault or, from another place, a sound one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from hyperbuild.builder.artifact import Chunk
     from hyperbuild.converter.places import Places
-    from hyperbuild.converter.progress import Progress
+    from hyperbuild.converter.progress import Progress, Task
     from hyperbuild.converter.registry import Registry
     from hyperbuild.converter.store import Store
     from hyperbuild.converter.workers import Workers
@@ -57,19 +59,28 @@ def land_rootfs(
         begun = os.fstat(file.fd)
         store.check_space(rootfs.size - begun.st_blocks * 512)
         os.ftruncate(file.fd, rootfs.size)
-        bring = partial(_bring, file.fd, begun.st_size == 0, places, progress)
-        with Settling(file.fd) as settling, progress.task("rootfs", rootfs.size) as task:
-            for chunk, content in _ahead(workers, bring, chunks):
-                settling.settled(chunk.offset + chunk.size)
-                task.advance(len(content))
-            digest = settling.digest()
-        if digest != rootfs.digest:
-            file.discard()
-            raise VerificationError(
-                f"the root file system put together is {digest} where its bundle says "
-                f"{rootfs.digest}; push the bundle again"
-            )
-        file.publish(store.blob_path(rootfs.digest))
+        fresh = partial(_bring, file.fd, begun.st_size == 0, partial(_fetch, places, progress))
+        careful = partial(_bring, file.fd, False, partial(_fetch_verified, places, progress))
+        for bring in (fresh, careful):
+            with progress.task("rootfs", rootfs.size) as task:
+                digest = _lay(file.fd, _ahead(workers, bring, chunks), task)
+            if digest == rootfs.digest:
+                file.publish(store.blob_path(rootfs.digest))
+                return
+        file.discard()
+        raise VerificationError(
+            f"the root file system put together is {digest} where its bundle says "
+            f"{rootfs.digest}; push the bundle again"
+        )
+
+
+def _lay(fd: int, brought: Iterable[tuple[Chunk, bytes]], task: Task) -> str:
+    """Return the digest of the file fd, hashed and synced behind the chunks that are brought."""
+    with Settling(fd) as settling:
+        for chunk, content in brought:
+            settling.settled(chunk.offset + chunk.size)
+            task.advance(len(content))
+        return settling.digest()
 
 
 def digest_chunks(
@@ -78,7 +89,7 @@ def digest_chunks(
     """Return the digest of the rootfs that chunks make, size bytes, which is kept nowhere."""
     digest = hashlib.sha256()
     with progress.task("rootfs", size) as task:
-        for _, content in _ahead(workers, partial(_fetch, places, progress), chunks):
+        for _, content in _ahead(workers, partial(_fetch_verified, places, progress), chunks):
             digest.update(content)
             task.advance(len(content))
     return f"sha256:{digest.hexdigest()}"
@@ -98,13 +109,13 @@ def _ahead(
         yield first, future.result()
 
 
-def _bring(fd: int, is_fresh: bool, places: Places, progress: Progress, chunk: Chunk) -> bytes:
+def _bring(fd: int, is_fresh: bool, fetch: Callable[[Chunk], bytes], chunk: Chunk) -> bytes:
     """Have a chunk in its place in the file fd, which is_fresh if there is nothing in it yet."""
     if not is_fresh:
         content = os.pread(fd, chunk.size, chunk.offset)
         if oci.matches(chunk.digest, content):
             return content
-    content = _fetch(places, progress, chunk)
+    content = fetch(chunk)
     view = memoryview(content)
     for start in range(0, len(content), _HOLE):
         piece = view[start : start + _HOLE]
@@ -114,14 +125,37 @@ def _bring(fd: int, is_fresh: bool, places: Places, progress: Progress, chunk: C
 
 
 def _fetch(places: Places, progress: Progress, chunk: Chunk) -> bytes:
-    """Return the bytes of a chunk, verified as they travel; the whole of them is by its digest."""
-    import zstandard
+    """Return the bytes of a chunk, as many as they are to be and perhaps not the right ones."""
 
     def fetch(client: Registry) -> bytes:
-        packed = b"".join(client.small_blob(chunk.blob))
-        return verified(chunk.blob, packed, client.endpoint.name)
+        packed = _packed(chunk, client)
+        try:
+            return _unpacked(chunk, packed)
+        except VerificationError:
+            # Whose fault it is: the bytes', or those of whoever has pushed them.
+            verified(chunk.blob, packed, client.endpoint.name)
+            raise
 
-    packed = places.anywhere(fetch, progress)
+    return places.anywhere(fetch, progress)
+
+
+def _fetch_verified(places: Places, progress: Progress, chunk: Chunk) -> bytes:
+    """Return the bytes of a chunk, verified as they travel; the whole of them is by its digest."""
+
+    def fetch(client: Registry) -> bytes:
+        packed = verified(chunk.blob, _packed(chunk, client), client.endpoint.name)
+        return _unpacked(chunk, packed)
+
+    return places.anywhere(fetch, progress)
+
+
+def _packed(chunk: Chunk, client: Registry) -> bytes:
+    return b"".join(client.small_blob(chunk.blob))
+
+
+def _unpacked(chunk: Chunk, packed: bytes) -> bytes:
+    import zstandard
+
     try:
         # A frame says how much it holds, and that much is set aside for it.
         size = zstandard.frame_content_size(packed)

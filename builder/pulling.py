@@ -187,7 +187,7 @@ def _remote(
         oci.Platform.parse(platform_text) if platform_text else host_platform(platform.machine())
     )
     store, settings = context.store(), context.registries(authfile, reference.transport)
-    with connected(reference, settings, "pull") as (places, workers):
+    with store.lease(), connected(reference, settings, "pull") as (places, workers):
         documents = Documents(reference, store, places)
         yield _Remote(reference, wanted, store, places, documents, workers, context.console)
 

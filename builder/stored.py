@@ -74,7 +74,7 @@ def enter_bundle(
 def _kept(store: Store, name: str, digest: str) -> str:
     """Return the digest of the statement that the same bundle came with when it had that name."""
     for entry in store.entries():
-        if (_name(entry), entry.digest) == (name, digest):
+        if (entry_name(entry), entry.digest) == (name, digest):
             return entry.annotations.get(ENVELOPE, "")
     return ""
 
@@ -82,12 +82,12 @@ def _kept(store: Store, name: str, digest: str) -> str:
 def find_made(store: Store, key: str) -> StoredBundle | None:
     """Return the bundle of key, if the store has it whole."""
     known = next((e for e in store.entries() if e.annotations.get(KEY) == key), None)
-    return _open(store, known) if known else None
+    return open_entry(store, known) if known else None
 
 
 def list_bundles(store: Store) -> list[StoredBundle]:
     """Return the bundles in the store, by name; entries with pieces missing are left out."""
-    found = [_open(store, entry) for entry in store.entries() if KEY in entry.annotations]
+    found = [open_entry(store, entry) for entry in store.entries() if KEY in entry.annotations]
     return sorted(filter(None, found), key=lambda bundle: bundle.name)
 
 
@@ -97,13 +97,13 @@ def find_bundle(store: Store, name: str) -> StoredBundle:
     NotFoundError says what to do, InputError if a cut digest fits several.
     """
     entries = [entry for entry in store.entries() if KEY in entry.annotations]
-    fitting = [entry for entry in entries if name in (entry.digest, _name(entry))]
+    fitting = [entry for entry in entries if name in (entry.digest, entry_name(entry))]
     if not fitting and name.startswith("sha256:") and len(name) >= DIGEST_SHOWN:
         fitting = [entry for entry in entries if entry.digest.startswith(name)]
         if len({entry.digest for entry in fitting}) > 1:
             raise InputError(f"{name} fits several bundles in {store.root}; write more of it")
     for entry in fitting:
-        found = _open(store, entry)
+        found = open_entry(store, entry)
         if found:
             return found
     raise NotFoundError(
@@ -111,11 +111,12 @@ def find_bundle(store: Store, name: str) -> StoredBundle:
     )
 
 
-def _name(entry: oci.Descriptor) -> str:
+def entry_name(entry: oci.Descriptor) -> str:
+    """Return the name that a bundle has in the store."""
     return entry.annotations.get("org.opencontainers.image.ref.name", "")
 
 
-def _open(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
+def open_entry(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
     """Open a bundle of the store; None if a piece of it is gone."""
     raw = store.read(entry)
     if raw is None:
@@ -126,7 +127,7 @@ def _open(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
         return None
     bundle = Bundle.from_json(config, f"bundle {entry.digest}")
     signed = entry.annotations.get(ENVELOPE, "")
-    return StoredBundle(_name(entry), entry.digest, _located(store, bundle), signed)
+    return StoredBundle(entry_name(entry), entry.digest, _located(store, bundle), signed)
 
 
 def _located(store: Store, bundle: Bundle) -> BundleFiles:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ TEMPORARY_PREFIX = ".hyperbuild-"
 #: Errors of copy_file_range that mean: not between these two files.
 _NOT_SHARED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED = 1 << 20
+#: CLOCK_REALTIME_COARSE of Linux, which files are stamped with; and the milliseconds that it may
+#: stand still, and more: a file server's clock may be ahead.
+_COARSE_CLOCK = 5
+_TICKS = 20
 #: What a disk answers to a write that it cannot do.
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -60,6 +65,16 @@ class Identity(Record):
         os.close(fd)
         return None
 
+    def settle(self) -> None:
+        """Wait until any further change would be seen: the clock of change times is coarse.
+
+        That is a few milliseconds, for what was changed just now.
+        """
+        for _ in range(_TICKS):
+            if time.clock_gettime_ns(_COARSE_CLOCK) > self.ctime_ns:
+                return
+            time.sleep(0.001)
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -82,6 +97,41 @@ def locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(fd)
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold a lock on the file path (made if it is missing) that excludes nobody but ``locked``.
+
+    Blocks while somebody holds that. Where the file can be neither opened nor made, nobody who may
+    not write there can hold it either, and nothing is locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody has locked the file path, shared or not."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def fsync_directory(path: Path) -> None:

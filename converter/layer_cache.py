@@ -137,6 +137,7 @@ class LayerCache:
 
     def lend(self, loan: Loan, identity: Identity) -> None:
         """Keep a layer and where its data lies, unless a file that has more of it is noted."""
+        identity.settle()
         if loan.index:
             self.keep(loan.key, loan.index)
         known = self.donor(loan.key)

@@ -3,6 +3,7 @@
     ROOT/oci-layout  ROOT/index.json  ROOT/blobs/ALGORITHM/HEX    what skopeo and oras read
     ROOT/.partial/ALGORITHM-HEX    a download under way, or cut: locked (flock) by its writer
     ROOT/.partial/.hyperbuild-*    a Draft that has no digest yet
+    ROOT/.lease                    locked by all who use blobs, for as long as they do
 
 A blob has its final name only when its size and digest are verified and its bytes are on disk.
 Format: OCI image-spec v1.1, image-layout.md.
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter import files, oci
 from hyperbuild.converter.digests import check_digest
-from hyperbuild.converter.errors import UnavailableError
+from hyperbuild.converter.errors import ContentError, UnavailableError
 from hyperbuild.converter.limits import LARGEST_DOCUMENT
 from hyperbuild.converter.partial import never, partial
 from hyperbuild.converter.partial import sweep as sweep_partials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from hyperbuild.converter.arrival import Arrival
@@ -131,6 +133,25 @@ class Store:
         with suppress(FileNotFoundError):
             self.blob_path(digest).unlink()
 
+    def lease(self) -> AbstractContextManager[None]:
+        """Keep every blob where it is for the time being, those that no entry names too."""
+        return files.shared(self.root / ".lease")
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Wait until nobody has a lease, and let nobody have one for the time being."""
+        return files.locked(self.root / ".lease")
+
+    def is_idle(self) -> bool:
+        """Tell whether nobody has a lease now."""
+        return not files.is_locked(self.root / ".lease")
+
+    def blobs(self) -> Iterator[tuple[str, Path]]:
+        """Yield the digest and the path of every blob that is here, sound or not."""
+        for algorithm in sorted(_listed(self.root / "blobs")):
+            for path in sorted(_listed(algorithm)):
+                with suppress(ContentError):
+                    yield check_digest(f"{algorithm.name}:{path.name}", str(path)), path
+
     def entries(self) -> tuple[oci.Descriptor, ...]:
         """Return the descriptors of index.json; their name is the annotation REF_NAME."""
         where = f"{self.root / 'index.json'}"
@@ -147,6 +168,28 @@ class Store:
         if found:
             self._change_index(lambda entries: _without(entries, name))
         return found
+
+    def forget(self, descriptor: oci.Descriptor) -> None:
+        """Take out of index.json the entries of descriptor's digest that have its name."""
+        name = descriptor.annotations.get(REF_NAME)
+        self._change_index(
+            lambda entries: [
+                entry
+                for entry in entries
+                if entry["digest"] != descriptor.digest
+                or (entry.get("annotations") or {}).get(REF_NAME) != name
+            ]
+        )
+
+    def write_list(self, descriptors: Iterable[oci.Descriptor]) -> None:
+        """Write index.json anew, whatever there is now; of one name the last counts."""
+        named = {each.annotations.get(REF_NAME, ""): each.document() for each in descriptors}
+        with files.locked(self.root / ".lock"):
+            self._write(self.root / "index.json", _empty_index() | {"manifests": [*named.values()]})
+
+    def unfinished(self) -> list[Path]:
+        """Return what is being received or written, or was when its writer ended."""
+        return sorted(_listed(self._partial))
 
     def sweep(self, before: float) -> None:
         """Remove drafts whose writers are gone, and cut downloads last written before a time.
@@ -180,7 +223,7 @@ class Store:
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            return {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": []}
+            return _empty_index()
         oci.Index.read(raw, str(path))
         index: dict[str, Any] = json.loads(raw)
         return index
@@ -206,6 +249,17 @@ class Store:
                 f"{self.root} has {free >> 20} MiB free and {(wanted >> 20) + 1} MiB are needed; "
                 "free space or remove images from the store"
             )
+
+
+def _empty_index() -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": []}
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _without(entries: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

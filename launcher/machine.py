@@ -107,7 +107,8 @@ class MachineOptions(Record):
     its memory. user, workdir and entrypoint replace the image's, as docker's options do (an empty
     entrypoint is none); publish_all publishes what the image exposes. hosts are (name, address) of
     /etc/hosts, "host-gateway" being the host's; nameservers stand instead of the network's own. A
-    tap is instead of the hypervisor's network.
+    tap is instead of the hypervisor's network. With tty, (rows, columns) of it, the application
+    has a terminal.
     """
 
     memory: int = 256
@@ -120,7 +121,7 @@ class MachineOptions(Record):
     workdir: str = ""
     entrypoint: str | None = None
     hostname: str = ""
-    tty: bool = False
+    tty: tuple[int, int] | None = None
     network: bool = True
     tap: Tap | None = None
     hosts: tuple[tuple[str, str], ...] = ()

@@ -12,7 +12,7 @@ from hyperbuild.launcher.network import HOST_GATEWAY, Resolver, guest_resolv_con
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from hyperbuild.launcher.bundle import Bundle, Finding, Process
+    from hyperbuild.launcher.bundle import Bundle, Finding, Process, User
     from hyperbuild.launcher.health import HealthCheck
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
@@ -46,13 +46,13 @@ def spec_files(
     """
     process = bundle.process
     _refuse(process, options)
-    user, hostname = process.user, identity.hostname
+    hostname = identity.hostname
     health = _health(process, options)
     return {
         "argv": _strings(arguments(process, options.args), "argument"),
         "environ": _strings(environment(process, hostname, options), "variable"),
         "cwd": _line(process.cwd, "working directory"),
-        "user": " ".join(map(str, (user.uid, user.gid, *user.groups))).encode() + b"\n",
+        "user": user_line(process.user),
         "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
         f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
         "upper": _upper(machine, options),
@@ -72,6 +72,7 @@ def spec_files(
         "hold": f"{hold}\n".encode() if hold else b"",
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",
+        "tty": "{} {}\n".format(*options.tty).encode() if options.tty else b"",
     }
 
 
@@ -114,20 +115,32 @@ def arguments(process: Process, args: tuple[str, ...]) -> tuple[str, ...]:
 def environment(process: Process, hostname: str, options: MachineOptions) -> tuple[str, ...]:
     """Return "NAME=value" strings as docker composes them.
 
-    The defaults come first, the image's Env replaces them, the user's -e replaces or (a bare NAME)
-    removes either; HOME is the user's unless something set it.
+    The defaults come first, then the user's -e, then what it leaves of the image's Env. A name's
+    last value counts; a bare NAME takes away a default, and one of the user's what the image says.
+    HOME is the user's unless it was given a value.
     """
-    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    defaults = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if options.tty:
-        variables["TERM"] = "xterm"
-    for text in (*process.env, *options.env):
+        defaults["TERM"] = "xterm"
+    variables = dict(defaults)
+    own = {text.partition("=")[0] for text in options.env}
+    image = (text for text in process.env if text.partition("=")[0] not in own)
+    for text in (*options.env, *image):
         name, equals, value = text.partition("=")
         if equals:
             variables[name] = value
-        else:
+        elif name in defaults:
             variables.pop(name, None)
-    variables.setdefault("HOME", process.home or "/")
+    variables["HOME"] = variables.get("HOME") or process.home or "/"
     return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+def user_line(user: User) -> bytes:
+    """Return ``UID GID GROUP…``: the primary group is a supplementary one too, as under docker.
+
+    Without it a program that may change its primary group would lose what is denied to that group.
+    """
+    return " ".join(map(str, (user.uid, user.gid, user.gid, *user.groups))).encode() + b"\n"
 
 
 def _strings(texts: Iterable[str], what: str) -> bytes:
@@ -181,6 +194,10 @@ def _hosts(nic: Nic | None, hostname: str, options: MachineOptions) -> bytes:
     lines = [
         ("127.0.0.1", "localhost"),
         ("::1", "localhost ip6-localhost ip6-loopback"),
+        ("fe00::", "ip6-localnet"),
+        ("ff00::", "ip6-mcastprefix"),
+        ("ff02::1", "ip6-allnodes"),
+        ("ff02::2", "ip6-allrouters"),
         (nic.address if nic else "127.0.1.1", hostname),
         *((_address(nic, address), name) for name, address in options.hosts),
     ]

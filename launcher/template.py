@@ -141,7 +141,7 @@ def template_key(files: BundleFiles, options: MachineOptions, hold: Hold) -> byt
     shape += [[(mount.target, mount.words) for mount in options.mounts], options.read_only]
     running: list[object] = []
     if hold is not Hold.EXEC:
-        running += [repr(files.bundle.process), options.args, options.env]
+        running += [repr(files.bundle.process), options.args, options.env, options.tty]
         running += [options.hosts, options.nameservers]
     if hold is Hold.HEALTHY:
         running.append(options.health_command)

@@ -251,6 +251,29 @@ def test_tampered_bytes_never_land(
     in_store(tmp_path)
 
 
+def test_a_chunk_that_was_wrong_once_is_fetched_again(
+    parcel: Parcel, proxy: Proxy, run_cli: RunCli
+) -> None:
+    """A bit of the random bytes in it, which zstd takes for as good: the whole's digest tells."""
+    push_cli(run_cli, parcel.directory)
+    wanted = chunk_blobs(run_cli, parcel)[2]
+    asked: list[str] = []
+
+    def flip_once(seen: Seen, answer: Answer) -> None:
+        if wanted in seen.path and seen.method == "GET":
+            asked.append(seen.path)
+            if len(asked) == 1:
+                at = len(answer.body) // 2
+                flipped = bytes([answer.body[at] ^ 1])
+                answer.body = answer.body[:at] + flipped + answer.body[at + 1 :]
+
+    proxy.fault = flip_once
+    name = through(proxy, parcel.image)
+    pulled(run_cli, name)
+    assert len(asked) == 2
+    assert run_cli("verify", name).returncode == 0
+
+
 def test_chunks_that_make_another_root_are_refused(
     parcel: Parcel, bare_registry: str, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -158,6 +158,18 @@ def test_a_donor_that_was_touched_gives_nothing(desk: Desk) -> None:
     assert b"z" * 5000 not in desk.made[-1].read_bytes()
 
 
+def test_a_change_right_after_settling_is_seen(tmp_path: Path) -> None:
+    """The clock of change times stands still for milliseconds: many rounds, some within one."""
+    path = tmp_path / "file"
+    for _ in range(50):
+        path.write_bytes(b"one")
+        identity = Identity.of(path, str(path))
+        identity.settle()
+        path.write_bytes(b"two")
+        os.utime(path, ns=(identity.mtime_ns, identity.mtime_ns))
+        assert Identity.of(path, str(path)) != identity
+
+
 def test_a_donor_that_is_gone_is_not_missed(desk: Desk) -> None:
     desk.convert(BASE)
     desk.made[0].unlink()
