@@ -94,7 +94,8 @@ class _Work:
 
     def add_disk(self, fd: int) -> str:
         """Add a disk that is written to; return the device that it will be."""
-        disk = Disk(inherited(self._keep(fd)), os.fstat(fd).st_size, pmem=False, read_only=False)
+        path = Path(f"/proc/self/fd/{self._keep(fd)}")
+        disk = Disk(path, os.fstat(fd).st_size, pmem=False, read_only=False)
         self._machine = self._machine.replace(disks=(*self._machine.disks, disk))
         return block_device(self._machine.disks, len(self._machine.disks) - 1)
 
@@ -125,7 +126,7 @@ class _Work:
     def _add_directory(self, mount: Mount, pin: int) -> None:
         fd = self._keep(_open(mount, pin, os.O_DIRECTORY))
         tag = f"share{len(self._machine.shares)}"
-        share = Share(inherited(fd), tag, _ids(mount, fd), mount.is_read_only)
+        share = Share(fd, tag, _ids(mount, fd), mount.is_read_only)
         self._machine = self._machine.replace(shares=(*self._machine.shares, share))
         self._tell(mount, "9p", tag, (_access(mount),))
 
@@ -200,11 +201,6 @@ def _ids(mount: Mount, fd: int) -> Ids:
 
 def _access(mount: Mount) -> str:
     return "ro" if mount.is_read_only else "rw"
-
-
-def inherited(fd: int) -> Path:
-    """Return the path by which a program that inherits fd can open it."""
-    return Path(f"/proc/self/fd/{fd}")
 
 
 def _refused(mount: Mount, what: str, remedy: str = "choose another") -> InputError:

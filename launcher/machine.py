@@ -163,9 +163,12 @@ class Ids(StrEnum):
 
 
 class Share(Record):
-    """A directory of the host that the guest finds by its tag, and nothing outside of it."""
+    """A directory of the host that the guest finds by its tag, and nothing outside of it.
 
-    path: Path
+    ``fd`` is a descriptor of it that the hypervisor inherits.
+    """
+
+    fd: int
     tag: str
     ids: Ids
     read_only: bool = False

@@ -48,7 +48,7 @@ def _with_entrypoint(process: Process, entrypoint: str) -> Process:
 
 
 def _with_user(process: Process, user: str, files: BundleFiles) -> Process:
-    account = _account(user, files)
+    account = find_account(user, files)
     process = _without(process.replace(user=account.user, home=account.home), "user")
     # Another user may be allowed to execute what the image's was not.
     findings = (
@@ -64,7 +64,8 @@ def _without(process: Process, *names: str) -> Process:
     return process.replace(findings=tuple(findings))
 
 
-def _account(user: str, files: BundleFiles) -> Account:
+def find_account(user: str, files: BundleFiles) -> Account:
+    """Look USER[:GROUP] up in the image's own databases; InputError if one is not there."""
     from hyperbuild.converter.files import open_regular
     from hyperbuild.converter.verify import open_image
     from hyperbuild.launcher.users import resolve_user

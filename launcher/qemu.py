@@ -357,14 +357,14 @@ def _share(share: Share, bus: str) -> list[str]:
     access = f"security_model={_IDS[share.ids]},multidevs=remap"
     access += ",readonly=on" if share.read_only else ""
     return [
-        *("-fsdev", f"local,id={share.tag},path={_escaped(share)},{access}"),
+        *("-fsdev", f"local,id={share.tag},path=/proc/self/fd/{share.fd},{access}"),
         *("-device", f"virtio-9p-{bus},fsdev={share.tag},mount_tag={share.tag}"),
     ]
 
 
-def _escaped(file: Disk | Share) -> str:
+def _escaped(disk: Disk) -> str:
     # In an option's value a comma is written twice.
-    return str(file.path.absolute()).replace(",", ",,")
+    return str(disk.path.absolute()).replace(",", ",,")
 
 
 def _rule(nic: Nic, port: PortForward) -> str:

@@ -161,7 +161,7 @@ def attached(*texts: str, known: tuple[str, ...] | None = None, **more: Any) -> 
         options = MachineOptions(mounts=mounts, **more)
         found = attach(machine(known), options, DIGEST, PATH, stack)
         for share in found.machine.shares:
-            assert stat.S_ISDIR(share.path.stat().st_mode)
+            assert stat.S_ISDIR(os.fstat(share.fd).st_mode)
         return found
 
 

@@ -129,9 +129,9 @@ def test_a_disk_that_is_written_to() -> None:
 
 def test_shared_folders() -> None:
     shares = (
-        Share(Path("/proc/self/fd/9"), "share0", Ids.REAL),
-        Share(Path("/a,b"), "share1", Ids.MAPPED),
-        Share(Path("/c"), "share2", Ids.OWN, read_only=True),
+        Share(9, "share0", Ids.REAL),
+        Share(10, "share1", Ids.MAPPED),
+        Share(11, "share2", Ids.OWN, read_only=True),
     )
     built = argv(machine().replace(shares=shares))
     at = built.index("-fsdev")
@@ -140,10 +140,10 @@ def test_shared_folders() -> None:
         "local,id=share0,path=/proc/self/fd/9,security_model=passthrough,multidevs=remap",
         *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share0,mount_tag=share0"),
         "-fsdev",
-        "local,id=share1,path=/a,,b,security_model=mapped-xattr,multidevs=remap",
+        "local,id=share1,path=/proc/self/fd/10,security_model=mapped-xattr,multidevs=remap",
         *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share1,mount_tag=share1"),
         "-fsdev",
-        "local,id=share2,path=/c,security_model=none,multidevs=remap,readonly=on",
+        "local,id=share2,path=/proc/self/fd/11,security_model=none,multidevs=remap,readonly=on",
         *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share2,mount_tag=share2"),
     ]
     assert "virtio-9p-device,fsdev=share0,mount_tag=share0" in argv(
@@ -155,7 +155,7 @@ def test_shared_folders() -> None:
     ("dax", "most", "said"), [(True, 25, "above them$"), (False, 4, "--rootfs dax")]
 )
 def test_a_machine_has_room_for_so_many_devices(dax: bool, most: int, said: str) -> None:
-    share = Share(Path("/s"), "s", Ids.REAL)
+    share = Share(9, "s", Ids.REAL)
     assert argv(machine(dax=dax).replace(shares=(share,) * most))
     with pytest.raises(InputError, match=f"no room for so many folders and volumes; .*{said}"):
         argv(machine(dax=dax).replace(shares=(share,) * (most + 1)))
