@@ -136,7 +136,7 @@ def test_mounts_users_and_a_root_that_is_read_only(
     )
     said = told(done)
     assert said["who"] == (
-        "uid=1000(app) gid=1001(app) groups=29(audio)\n/srv/deep\n/home/app file line"
+        "uid=1000(app) gid=1001(app) groups=29(audio),1001(app)\n/srv/deep\n/home/app file line"
     )
     assert said["shared"] == (
         "from the host\nls: can't open '/h/root': Permission denied\n"
