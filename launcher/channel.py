@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import ContentError, InputError
 from hyperbuild.converter.records import Record
+from hyperbuild.launcher.bundle import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-PROTOCOL_VERSION = 4
 
 #: Largest payload of a message or frame, in bytes.
 PAYLOAD_LIMIT = 65536
