@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: What is mounted already, and must be the VM's own.
 _TAKEN = ("/proc", "/sys", "/dev")
+#: As many as hyperstart takes (docs/hyperstart.md, "Mounts").
+_MOST = 64
 _NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}"
 _WORDS = {
     "share": ("ro", "rw", "plain"),
@@ -167,11 +169,16 @@ def guest_mounts(
     """Return all mounts of a VM, those above others first.
 
     An image's volume is its own directory, unless something else is mounted there; attached are
-    those whose sources were opened, by target.
+    those whose sources were opened, by target. InputError for more than hyperstart takes.
     """
     found = {mount.target: attached.get(mount.target) or _inside(mount) for mount in mounts}
     for target in _image_targets(image_volumes):
         found.setdefault(target, GuestMount("volume", "-", target))
+    if len(found) > _MOST:
+        raise InputError(
+            f"{len(found)} mounts, those of the image's VOLUMEs included: {_MOST} may be; mount "
+            "what is above them"
+        )
     return sorted(found.values(), key=lambda mount: (mount.target.count("/"), mount.target))
 
 

@@ -143,6 +143,13 @@ def test_what_lies_above_is_mounted_first_and_an_images_volume_gives_way() -> No
     ]
 
 
+def test_more_mounts_than_a_guest_takes_are_refused() -> None:
+    volumes = [f"/v{number}" for number in range(65)]
+    assert len(guest_mounts([], volumes[:64], {})) == 64
+    with pytest.raises(InputError, match=r"65 mounts, .*: 64 may be; mount what is above them"):
+        guest_mounts([], volumes, {})
+
+
 def machine(known: tuple[str, ...] | None = None) -> Machine:
     built = build_machine(
         make_files(),
