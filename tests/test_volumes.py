@@ -313,7 +313,7 @@ class NameServer(threading.Thread):
 
 @pytest.fixture
 def nameserver() -> Iterator[NameServer]:
-    server = NameServer("127.0.0.53")
+    server = NameServer("127.53.0.53")
     server.start()
     yield server
     server.socket.close()
@@ -349,7 +349,7 @@ def test_published_ports_and_a_resolver_on_the_hosts_loopback(
     bundle: Path, hyperbuild_env: dict[str, str], tmp_path: Path, nameserver: NameServer
 ) -> None:
     (tmp_path / "resolv.conf").write_text(
-        "nameserver 127.0.0.53\nsearch corp.lan\noptions ndots:2\n"
+        "nameserver 127.53.0.53\nsearch corp.lan\noptions ndots:2\n"
     )
     command = "cat /etc/resolv.conf; nslookup db.corp.lan; httpd -h /www; udp-echo"
     booted = [HYPERBUILD, "boot", "-u", "0", "-P", "-p", "127.0.0.1::80", bundle, command]
