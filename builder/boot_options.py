@@ -76,20 +76,63 @@ class BootOption(Record):
 
 BOOT_OPTIONS = (
     BootOption(
-        "publish", ("-p", "--publish"), "Forward a host port to the guest.", str, (),
-        "[IP:]HOST:GUEST[/udp]",
+        "publish", ("-p", "--publish"),
+        "Forward a host port (default: any that is free) to the guest, or a range of them.",
+        str, (), "[[IP:]HOST:]GUEST[/udp]",
+    ),
+    BootOption(
+        "publish_all", ("-P", "--publish-all"), "Forward a free host port to each EXPOSEd one.",
+        flag, False,
+    ),
+    BootOption(
+        "volume", ("-v", "--volume"),
+        "Mount a folder or file of the host, or the volume NAME, made if it is missing.",
+        str, (), "[SRC|NAME:]DST[:ro]",
+    ),
+    BootOption(
+        "tmpfs", ("--tmpfs",), "Mount memory.", str, (), "DST[:size=64m,mode=1777]", shapes=True,
+    ),
+    BootOption(
+        "read_only", ("--read-only",), "Let the guest write in what is mounted alone.", flag, False,
+        shapes=True,
+    ),
+    BootOption(
+        "user", ("-u", "--user"), "Run as this user of the image, or these ids.",
+        metavar="USER[:GROUP]", shapes=True,
+    ),
+    BootOption(
+        "workdir", ("-w", "--workdir"), "Run in this directory.", metavar="DIR", shapes=True,
+    ),
+    BootOption(
+        "entrypoint", ("--entrypoint",),
+        "Replace the image's Entrypoint, and drop its Cmd; empty: run CMD itself.",
+        metavar="COMMAND", shapes=True,
     ),
     BootOption(
         "env", ("-e", "--env"), "Set a variable; K alone takes the host's.", str, (), "K[=V]",
         shapes=True,
     ),
+    BootOption(
+        "env_file", ("--env-file",), "Set the variables that FILE has, a line each.", file, (),
+        "FILE", shapes=True,
+    ),
     BootOption("memory", ("-m", "--memory"), "RAM.  [default: 256M]", metavar="SIZE", shapes=True),
     BootOption("cpus", ("--cpus",), "CPUs.  [default: 1]", count, shapes=True),
     BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
     BootOption(
-        "network", ("--network",), "The guest's network.  [default: user]",
-        choices=("user", "none"),
+        "network", ("--network",),
+        "The guest's network: the hypervisor's own, none, or a tap device.  [default: user]",
+        metavar="user|none|tap:IFNAME", shapes=True,
+    ),
+    BootOption("ip", ("--ip",), "The guest's address behind a tap.", metavar="ADDRESS/PREFIX"),
+    BootOption("gateway", ("--gateway",), "The guest's gateway behind a tap.", metavar="ADDRESS"),
+    BootOption(
+        "dns", ("--dns",), "Ask this nameserver.  [default: the host's]", str, (), "ADDRESS",
         shapes=True,
+    ),
+    BootOption(
+        "add_host", ("--add-host",), "Add a line to /etc/hosts; IP may be host-gateway.", str, (),
+        "NAME:IP", shapes=True,
     ),
     BootOption(
         "interactive", ("-i", "--interactive"), "Pass stdin on to the application.", flag, False

@@ -17,8 +17,10 @@ from hyperbuild.launcher.machine import (
     parse_disk,
     parse_env,
     parse_memory,
-    parse_port,
+    parse_workdir,
 )
+from hyperbuild.launcher.network import parse_host, parse_nameserver, parse_network
+from hyperbuild.launcher.ports import parse_ports
 from hyperbuild.launcher.timeline import Timeline, process_start
 from hyperbuild.launcher.vm import Streams, WarmStart, Watch, run_vm
 
@@ -29,22 +31,39 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.budget import Budget
     from hyperbuild.launcher.defaults import BootDefaults
     from hyperbuild.launcher.located import BundleFiles
+    from hyperbuild.launcher.mounts import Mount
 
 
 DEFAULT_MEMORY = "256M"
+DEFAULT_NETWORK = "user"
 
 
 class BootOptions(Record):
-    """The command's arguments and options, as the user wrote them."""
+    """The command's arguments and options, as the user wrote them.
+
+    ``bundled_env`` is what the bundle sets before all that the user does.
+    """
 
     image: str
     command: tuple[str, ...]
     publish: tuple[str, ...]
+    publish_all: bool
+    volume: tuple[str, ...]
+    tmpfs: tuple[str, ...]
+    read_only: bool
+    user: str | None
+    workdir: str | None
+    entrypoint: str | None
     env: tuple[str, ...]
+    env_file: tuple[Path, ...]
     memory: str | None
     cpus: int | None
     hostname: str
     network: str | None
+    ip: str | None
+    gateway: str | None
+    dns: tuple[str, ...]
+    add_host: tuple[str, ...]
     interactive: bool
     timeout: float | None
     rootfs_as: str | None
@@ -68,6 +87,7 @@ class BootOptions(Record):
     expect_log: tuple[str, ...]
     expect_exit: int | None
     console_log: Path | None
+    bundled_env: tuple[str, ...] = ()
 
 
 def boot_image(context: Context, options: BootOptions) -> int:
@@ -112,12 +132,20 @@ def boot_image(context: Context, options: BootOptions) -> int:
 def settled(options: BootOptions, defaults: BootDefaults) -> BootOptions:
     """Return options with those of a bundle where they say nothing.
 
-    Variables are joined, the user's come last.
+    Variables and hosts are joined, the user's come last; memory is mounted where the user mounts
+    nothing else. A user's entrypoint drops the bundle's CMD, as it drops the image's.
     """
     bundled = defaults.options
+    own = options.entrypoint is not None
     return options.replace(
-        command=options.command or tuple(bundled.get("cmd", ())),
-        env=(*bundled.get("env", ()), *options.env),
+        command=options.command or (() if own else tuple(bundled.get("cmd", ()))),
+        bundled_env=tuple(bundled.get("env", ())),
+        user=options.user or bundled.get("user"),
+        workdir=options.workdir or bundled.get("workdir"),
+        entrypoint=options.entrypoint if own else bundled.get("entrypoint"),
+        tmpfs=(*bundled.get("tmpfs", ()), *options.tmpfs),
+        read_only=options.read_only or bundled.get("read-only", False),
+        add_host=(*bundled.get("add-host", ()), *options.add_host),
         memory=options.memory or bundled.get("memory"),
         cpus=options.cpus or bundled.get("cpus"),
         hostname=options.hostname or bundled.get("hostname", ""),
@@ -150,14 +178,24 @@ def machine_options(
     context: Context, options: BootOptions, budgets: tuple[Budget, ...] = ()
 ) -> MachineOptions:
     """Read what options say of the VM; InputError where that is none."""
+    network, tap = parse_network(
+        options.network or DEFAULT_NETWORK, options.ip or "", options.gateway or ""
+    )
     machine = MachineOptions(
         memory=parse_memory(options.memory or DEFAULT_MEMORY),
         cpus=options.cpus or 1,
-        ports=tuple(parse_port(text) for text in options.publish),
-        env=tuple(parse_env(text, context.environment) for text in options.env),
+        ports=tuple(port for text in options.publish for port in parse_ports(text)),
+        publish_all=options.publish_all,
+        env=_variables(context, options),
         args=options.command,
+        user=options.user or "",
+        workdir=parse_workdir(options.workdir) if options.workdir else "",
+        entrypoint=options.entrypoint,
         hostname=options.hostname,
-        network=options.network != "none",
+        network=network,
+        tap=tap,
+        hosts=tuple(parse_host(text) for text in options.add_host),
+        nameservers=tuple(parse_nameserver(text) for text in options.dns),
         dax=options.rootfs_as != "blk",
         require_dax=options.require_dax,
         accel=Accel(options.accel),
@@ -166,14 +204,50 @@ def machine_options(
         or any(budget.phase in ("listening", "healthy") for budget in budgets),
         health_command=options.health_command,
         disk=parse_disk(options.disk) if options.disk else None,
+        mounts=_mounts(context, options),
+        read_only=options.read_only,
         timeout=options.timeout,
     )
     check_options(machine)
     if machine.counting and (options.warm or options.require_warm):
         raise InputError("a copy has no instructions to count; drop --warm or the insns budget")
-    if machine.disk and (options.warm or options.require_warm):
-        raise InputError("a copy has no disk to keep its files on; drop --warm or --disk")
+    if options.warm or options.require_warm:
+        _check_copy(machine)
     return machine
+
+
+def _check_copy(machine: MachineOptions) -> None:
+    """Raise InputError for what a template can't have had, so that no copy of it has."""
+    if machine.disk:
+        raise InputError("a copy has no disk to keep its files on; drop --warm or --disk")
+    if machine.tap:
+        raise InputError("a copy has the hypervisor's network alone; drop --warm or the tap")
+    outside = next((mount for mount in machine.mounts if mount.needs_host), None)
+    if outside:
+        raise InputError(
+            f"a copy has no folders or volumes of its own; drop --warm or -v {outside}"
+        )
+
+
+def _variables(context: Context, options: BootOptions) -> tuple[str, ...]:
+    """Return the bundle's variables, then those of files, then those of the command line."""
+    environment = context.environment
+    read: list[str] = []
+    if options.env_file:
+        from hyperbuild.builder.env_files import read_env_file
+
+        for path in options.env_file:
+            read += read_env_file(path, environment)
+    return (*options.bundled_env, *read, *(parse_env(text, environment) for text in options.env))
+
+
+def _mounts(context: Context, options: BootOptions) -> tuple[Mount, ...]:
+    if not (options.volume or options.tmpfs):
+        return ()
+    from hyperbuild.launcher.mounts import parse_tmpfs, parse_volume
+
+    volumes = [parse_volume(text, context.volumes) for text in options.volume]
+    return (*volumes, *(parse_tmpfs(text) for text in options.tmpfs))
 
 
 def find_files(context: Context, options: BootOptions) -> BundleFiles:

@@ -21,6 +21,7 @@ from hyperbuild.builder.distributing import pull, push, rebuild, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
+from hyperbuild.builder.volume_command import volume
 from hyperbuild.converter.errors import InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
 
@@ -257,6 +258,7 @@ def images(context: Context, *, as_json: bool) -> None:
 
 for command in (
     build, push, pull, verify, rebuild, rmi, prune, du, fsck, export_command, import_command,
+    volume,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -66,6 +66,11 @@ class Context(Record):
         """The directory of VMs that stand still."""
         return self.cache / "warm"
 
+    @property
+    def volumes(self) -> Path:
+        """The directory of named volumes."""
+        return self.data / "volumes"
+
     def registries(self, authfile: Path | None, transport: str) -> RegistrySettings:
         """Read how to reach images by transport: credentials, mirrors, proxies, the engine."""
         from hyperbuild.converter.settings import (

@@ -9,9 +9,9 @@ import posixpath
 import signal
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.users import Account, resolve_user
 from hyperbuild.converter.errors import ContentError, NotFoundError
 from hyperbuild.launcher.bundle import Finding, Process, Signal, User
+from hyperbuild.launcher.users import Account, resolve_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -31,7 +31,7 @@ from hyperbuild.launcher.machine import ANY_ADDRESS, PortForward
 from hyperbuild.launcher.session import TIMEOUT_STATUS
 from hyperbuild.launcher.smoke import SmokeTest
 from hyperbuild.launcher.timeline import Timeline, process_start
-from hyperbuild.launcher.vm import Streams, Watch, run_vm
+from hyperbuild.launcher.vm import Streams, Watch, run_vm, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,6 +154,8 @@ def _smoke(
         files = made or find_files(context, options)
         options, contract = _settled(options, files, record)
         machine = machine_options(context, options, tuple(record.budgets))
+        # A test asks by the ports that there will be.
+        files, machine = settle(files, machine, context.console)
         timeout = contract.timeout or DEFAULT_TIMEOUT
         # An application that is to end is not asked for the health that its recipe has in mind.
         health = machine.health_command if contract.exit is None else ""

@@ -22,12 +22,13 @@ SPEC_DIRECTORY = "spec"
 
 
 class CpioEntry(Record):
-    """One file: name relative to the root, st_mode, content, device numbers; owned by root."""
+    """One file: name relative to the root, st_mode, content, device numbers, uid and gid."""
 
     name: str
     mode: int
     data: bytes = b""
     device: tuple[int, int] = (0, 0)
+    owner: tuple[int, int] = (0, 0)
 
 
 def write_cpio(entries: Iterable[CpioEntry]) -> bytes:
@@ -42,8 +43,11 @@ def write_cpio(entries: Iterable[CpioEntry]) -> bytes:
     return bytes(archive) + bytes(-len(archive) % ARCHIVE_ALIGNMENT)
 
 
-def spec_segment(files: Mapping[str, bytes]) -> bytes:
-    """Return the archive of a boot spec: the directory "spec" and files in it, for root alone."""
+def spec_segment(files: Mapping[str, bytes], more: Iterable[CpioEntry] = ()) -> bytes:
+    """Return the archive of a boot spec: the directory "spec" and files in it, for root alone.
+
+    more are entries beside them.
+    """
     directory = CpioEntry(SPEC_DIRECTORY, stat.S_IFDIR | 0o700)
     return write_cpio(
         (
@@ -52,6 +56,7 @@ def spec_segment(files: Mapping[str, bytes]) -> bytes:
                 CpioEntry(f"{SPEC_DIRECTORY}/{name}", stat.S_IFREG | 0o600, content)
                 for name, content in sorted(files.items())
             ),
+            *more,
         )
     )
 
@@ -61,8 +66,7 @@ def _encode(entry: CpioEntry, number: int) -> bytes:
     fields = (
         number,
         entry.mode,
-        0,
-        0,
+        *entry.owner,
         2 if stat.S_ISDIR(entry.mode) else 1,
         0,
         len(entry.data),

@@ -1,7 +1,7 @@
 """Bundles, and the hypervisors that boot them.
 
     files = located.open_directory(Path("nginx"))            # or the builder's, from the store
-    options = machine.MachineOptions(ports=(machine.parse_port("8080:80"),))
+    options = machine.MachineOptions(ports=ports.parse_ports("8080:80"))
     result = vm.run_vm(files, options, search_path=os.environ["PATH"])
     print(json.dumps(result.timeline.document()))
     sys.exit(result.status)
@@ -10,7 +10,8 @@
 |---|---|
 | ``bundle`` | ``Bundle`` and its document bundle.json |
 | ``located`` | ``BundleFiles``: a bundle and where its pieces lie; ``open_directory`` |
-| ``machine`` | ``MachineOptions``, ``parse_port``, ``parse_memory``, ``parse_env``; ``Machine`` |
+| ``machine`` | ``MachineOptions``, ``parse_memory``, ``parse_env``; ``Machine`` |
+| ``ports``, ``network``, ``mounts`` | what reads options: ``parse_ports``, ``parse_volume``, … |
 | ``vm`` | ``run_vm`` -> ``VMResult`` |
 | ``smoke``, ``expectations`` | ``SmokeTest``, which looks on; ``Contract``, ``expected`` |
 | ``diagnosis`` | ``diagnose``: why a guest failed |

@@ -42,6 +42,7 @@ ROOTFS_FORMATS = ("erofs", "ext4")
 
 #: Kernel options that a machine may need (launcher/machine.py and the drivers ask for them).
 MACHINE_OPTIONS = (
+    "CONFIG_9P_FS",
     "CONFIG_EROFS_FS",
     "CONFIG_EXT4_FS",
     "CONFIG_FS_DAX",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.errors import InputError
 from hyperbuild.converter.files import open_regular
 from hyperbuild.converter.records import Record
-from hyperbuild.launcher.machine import Accel
+from hyperbuild.launcher.machine import Accel, Ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +73,12 @@ def needs_of(machine: Machine, places: tuple[str, ...]) -> Needs:
     privileged = any(port.host_port < _FREE_PORTS for port in forwards)
     return Needs(
         places=places,
-        network=machine.nic is not None,
+        # A tap is inherited: behind it is a network, and none of the host's is needed for it.
+        network=machine.nic is not None and machine.nic.tap is None,
         kvm=machine.accel is Accel.KVM,
+        folders=tuple(
+            Folder(share.fd, share.read_only, share.ids is Ids.REAL) for share in machine.shares
+        ),
         groups=(TEMPLATE_GROUP,) if machine.ram else (),
         capabilities=frozenset((CAP_NET_BIND_SERVICE,)) if privileged else frozenset(),
     )

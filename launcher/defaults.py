@@ -2,7 +2,9 @@
 
 {"version": 1,
  "options": {"memory": "128M", "cpus": 1, "env": ["K=V", …], "cmd": […],
-             "hostname", "network", "rootfs", "require-dax": true, "health-cmd"},   each optional
+             "hostname", "network", "rootfs", "require-dax": true, "health-cmd",
+             "user", "workdir", "entrypoint", "tmpfs": ["/run", …], "read-only": true,
+             "add-host": ["NAME:IP", …]},                                            each optional
  "smoke":   {"http": […], "port": […], "log": […], "exit", "timeout"} or null,
  "budgets": ["app_exec=400ms", …]}
 
@@ -32,6 +34,12 @@ _KINDS: Mapping[str, type] = {
     "rootfs": str,
     "require-dax": bool,
     "health-cmd": str,
+    "user": str,
+    "workdir": str,
+    "entrypoint": str,
+    "tmpfs": list,
+    "read-only": bool,
+    "add-host": list,
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {"network": ("user", "none"), "rootfs": ("dax", "blk")}
 

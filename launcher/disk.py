@@ -40,7 +40,7 @@ def open_disk(wanted: DiskFile, image: str, search_path: str) -> int:
     """
     uuid = _uuid(image)
     if not os.path.lexists(wanted.path):
-        _make(wanted, uuid, search_path)
+        make_disk(wanted, search_path, uuid)
     fd = open_regular(wanted.path, os.O_RDWR)
     try:
         _lock(fd, wanted.path)
@@ -59,7 +59,11 @@ def _uuid(image: str) -> bytes:
     return bytes(raw)
 
 
-def _make(wanted: DiskFile, uuid: bytes, search_path: str) -> None:
+def make_disk(wanted: DiskFile, search_path: str, uuid: bytes | None = None) -> None:
+    """Make a file with an empty ext4 file system of that uuid (None: a random one).
+
+    One that is there stays as it is. InputError: its directory is none; ToolError as ``open_disk``.
+    """
     import subprocess
 
     program = find_program("mkfs.ext4", f"{search_path}:{_SYSTEM_PATH}")
@@ -73,7 +77,8 @@ def _make(wanted: DiskFile, uuid: bytes, search_path: str) -> None:
     with draft(directory) as file:
         os.fchmod(file.fd, 0o600)
         os.ftruncate(file.fd, (wanted.size or _DEFAULT_SIZE) * _MIB)
-        argv = [program, "-q", "-F", "-U", _text(uuid), "-L", "hyperbuild", "-m", "0"]
+        argv = [program, "-q", "-F", "-U", _text(uuid) if uuid else "random"]
+        argv += ["-L", "hyperbuild", "-m", "0"]
         # A new file is all zeros: the journal needs none written.
         argv += ["-e", "remount-ro", "-E", "lazy_journal_init=1"]
         done = subprocess.run(
@@ -104,18 +109,23 @@ def _lock(fd: int, path: Path) -> None:
 
 def _check(fd: int, wanted: DiskFile, uuid: bytes) -> None:
     path, size = wanted.path, os.fstat(fd).st_size
-    block = os.pread(fd, _SUPERBLOCK_SIZE, _SUPERBLOCK)
-    if len(block) < _SUPERBLOCK_SIZE or unpack_from("<H", block, 0x38)[0] != _MAGIC:
-        raise InputError(f"{path} has no ext4 file system; give a file that isn't there yet")
-    if block[0x68 : 0x68 + _UUID_SIZE] != uuid:
+    if check_disk(fd, path) != uuid:
         raise InputError(
             f"{path} is the disk of another image, whose files it lies above; give this image one "
             "of its own, or remove that one to begin anew"
         )
-    blocks = unpack_from("<I", block, 0x4)[0] | unpack_from("<I", block, 0x150)[0] << 32
-    if blocks << 10 << unpack_from("<I", block, 0x18)[0] > size:
-        raise InputError(f"{path} was cut short; restore it from a copy, or remove it")
     if wanted.size and size != wanted.size * _MIB:
         raise InputError(
             f"{path} is there already, with {size / _MIB:g} MiB; drop the size to use it as it is"
         )
+
+
+def check_disk(fd: int, path: Path) -> bytes:
+    """Return the UUID of the ext4 file system in fd; InputError if there is none, or it is cut."""
+    block = os.pread(fd, _SUPERBLOCK_SIZE, _SUPERBLOCK)
+    if len(block) < _SUPERBLOCK_SIZE or unpack_from("<H", block, 0x38)[0] != _MAGIC:
+        raise InputError(f"{path} has no ext4 file system; give a file that isn't there yet")
+    blocks = unpack_from("<I", block, 0x4)[0] | unpack_from("<I", block, 0x150)[0] << 32
+    if blocks << 10 << unpack_from("<I", block, 0x18)[0] > os.fstat(fd).st_size:
+        raise InputError(f"{path} was cut short; restore it from a copy, or remove it")
+    return block[0x68 : 0x68 + _UUID_SIZE]

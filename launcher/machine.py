@@ -10,12 +10,13 @@ from hyperbuild.converter.errors import InputError, printable
 from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hyperbuild.launcher.bundle import Bundle, RootfsInfo
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.located import BundleFiles
+    from hyperbuild.launcher.mounts import Mount
 
 #: Names of the virtio-serial ports that hyperstart opens (docs/hyperstart.md).
 CONTROL_PORT = "sh.hyper.channel.0"
@@ -66,7 +67,7 @@ class Hold(StrEnum):
 
 
 class PortForward(Record):
-    """A port of the host that leads to one of the guest; protocol is "tcp" or "udp"."""
+    """A port of the host (0: one to be chosen) that leads to one of the guest, "tcp" or "udp"."""
 
     host_port: int
     guest_port: int
@@ -84,6 +85,15 @@ class DiskFile(Record):
     size: int | None = None
 
 
+class Tap(Record):
+    """A tap device of the host by name, and what the guest is there; no gateway is an empty one."""
+
+    name: str
+    address: str
+    prefix: int
+    gateway: str = ""
+
+
 class MachineOptions(Record):
     """What the user may choose about one VM.
 
@@ -94,17 +104,28 @@ class MachineOptions(Record):
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
     port that is listened on and the first good health, watch_ports for every port. health_command,
     for the image's shell, replaces the image's own check. Without disk the guest's writes lie in
-    its memory. With tty, (rows, columns) of it, the application has a terminal.
+    its memory. user, workdir and entrypoint replace the image's, as docker's options do (an empty
+    entrypoint is none); publish_all publishes what the image exposes. hosts are (name, address) of
+    /etc/hosts, "host-gateway" being the host's; nameservers stand instead of the network's own. A
+    tap is instead of the hypervisor's network. With tty, (rows, columns) of it, the application
+    has a terminal.
     """
 
     memory: int = 256
     cpus: int = 1
     ports: tuple[PortForward, ...] = ()
+    publish_all: bool = False
     env: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    entrypoint: str | None = None
     hostname: str = ""
     tty: tuple[int, int] | None = None
     network: bool = True
+    tap: Tap | None = None
+    hosts: tuple[tuple[str, str], ...] = ()
+    nameservers: tuple[str, ...] = ()
     dax: bool = True
     require_dax: bool = False
     accel: Accel = Accel.AUTO
@@ -113,6 +134,8 @@ class MachineOptions(Record):
     watch_ports: bool = False
     health_command: str = ""
     disk: DiskFile | None = None
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
     timeout: float | None = None
     grace: float = 10.0
 
@@ -124,6 +147,31 @@ class Disk(Record):
     size: int
     pmem: bool
     read_only: bool = True
+
+
+class Ids(StrEnum):
+    """Whose the files of a shared folder are, and who a file belongs to that the guest makes.
+
+    REAL: the same on both sides, for which the hypervisor needs root's rights there. MAPPED: the
+    hypervisor's user on the host; for the guest, what it said itself, kept in extended attributes
+    (user.*) beside the data. OWN: the hypervisor's user, on both sides.
+    """
+
+    REAL = "real"
+    MAPPED = "mapped"
+    OWN = "own"
+
+
+class Share(Record):
+    """A directory of the host that the guest finds by its tag, and nothing outside of it.
+
+    ``fd`` is a descriptor of it that the hypervisor inherits.
+    """
+
+    fd: int
+    tag: str
+    ids: Ids
+    read_only: bool = False
 
 
 #: The network that a hypervisor makes for its VM alone.
@@ -141,7 +189,10 @@ class Ram(Record):
 
 
 class Nic(Record):
-    """A network interface with static addresses; the network behind it is the hypervisor's own."""
+    """A network interface with static addresses; the network behind it is the hypervisor's own.
+
+    Or it is a tap device, if there is a descriptor ``tap`` of one: then only addresses count.
+    """
 
     mac: str
     address: str
@@ -149,6 +200,7 @@ class Nic(Record):
     network: str = NETWORK
     gateway: str = "10.0.2.2"
     nameserver: str = "10.0.2.3"
+    tap: int | None = None
 
 
 class Machine(Record):
@@ -172,6 +224,7 @@ class Machine(Record):
     kernel_options: tuple[str, ...] | None = None
     counting: bool = False
     ram: Ram | None = None
+    shares: tuple[Share, ...] = ()
 
     @property
     def is_restored(self) -> bool:
@@ -197,7 +250,7 @@ def build_machine(
     """Join a bundle and options into a Machine that boots initrd (template and spec segment).
 
     accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known.
-    The disk of options is still to be added: it may have to be made.
+    The disk of options and its mounts are still to be added: they may have to be made.
     InputError: the bundle has no kernel, or options ask for what it can't give.
     """
     if files.kernel is None:
@@ -226,7 +279,16 @@ def build_machine(
     )
 
 
+def block_device(disks: Sequence[Disk], index: int) -> str:
+    """Return the path by which the guest finds disks[index], which is no pmem."""
+    return f"/dev/vd{chr(ord('a') + sum(not disk.pmem for disk in disks[:index]))}"
+
+
 def _nic(identity: Identity, options: MachineOptions) -> Nic:
+    tap = options.tap
+    if tap:
+        network = f"{tap.address}/{tap.prefix}"
+        return Nic(identity.mac, tap.address, network=network, gateway=tap.gateway)
     address = NETWORK.rpartition(".")[0] + f".{identity.host}"
     return Nic(identity.mac, address, options.ports)
 
@@ -274,6 +336,9 @@ def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
         need_option(known, "CONFIG_SMP", f"--cpus {options.cpus}")
     if options.disk:
         need_option(known, "CONFIG_EXT4_FS", "--disk")
+    for mount in options.mounts:
+        if mount.is_disk:
+            need_option(known, "CONFIG_EXT4_FS", f"-v {mount}")
     mapped = root.size // _MAPPED_PER_BYTE if root.pmem else 0
     # While it is unpacked, the initramfs is there twice.
     loaded = _size(files.kernel) + 2 * _size(files.initramfs)
@@ -327,36 +392,33 @@ def check_options(options: MachineOptions) -> None:
         raise InputError("instructions are counted on one CPU alone; drop --cpus or the budget")
     if options.ports and not options.network:
         raise InputError("-p needs a network; drop it or --network none")
+    if options.ports and options.tap:
+        raise InputError("all ports are open on a tap's own address; drop -p")
     if options.hostname and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", options.hostname):
         raise InputError(
             f"host name {options.hostname!r} is not one; use up to 64 letters, digits, '-' and '.'"
         )
-    seen: set[tuple[str, int, str]] = set()
-    for port in options.ports:
-        if (port.host_ip, port.host_port, port.protocol) in seen:
+    _check_ports(options.ports)
+    _check_targets(options.mounts)
+
+
+def _check_ports(ports: Sequence[PortForward]) -> None:
+    seen: dict[tuple[int, str], set[str]] = {}
+    for port in ports:
+        taken = seen.setdefault((port.host_port, port.protocol), set())
+        # Who listens on all addresses leaves none to others.
+        clashes = {port.host_ip, ANY_ADDRESS} if port.host_ip != ANY_ADDRESS else taken
+        if port.host_port and taken & clashes:
             raise InputError(f"host port {port} is given twice; give each once")
-        seen.add((port.host_ip, port.host_port, port.protocol))
+        taken.add(port.host_ip)
 
 
-_PORT = (
-    r"(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}):)?"
-    r"(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<kind>tcp|udp))?"
-)
-
-
-def parse_port(text: str) -> PortForward:
-    """Read ``[IP:]HOST:GUEST[/tcp|udp]`` (IP is of version 4); InputError otherwise."""
-    match = re.fullmatch(_PORT, text, re.ASCII)
-    if match is None:
-        raise InputError(f"port {text!r} is not [IP:]HOST:GUEST[/udp]; say 8080:80, for one")
-    host_port, guest_port = int(match["host"]), int(match["guest"])
-    ip = match["ip"] or ANY_ADDRESS
-    if not (0 < host_port < 1 << 16 and 0 < guest_port < 1 << 16):
-        raise InputError(f"port {text!r}: ports go from 1 to 65535")
-    if any(int(part) > 255 for part in ip.split(".")):
-        raise InputError(f"port {text!r}: {ip} is not an IP address")
-    ip = ".".join(str(int(part)) for part in ip.split("."))
-    return PortForward(host_port, guest_port, match["kind"] or "tcp", ip)
+def _check_targets(mounts: Sequence[Mount]) -> None:
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.target in seen:
+            raise InputError(f"{mount.target} is mounted twice; give each path once")
+        seen.add(mount.target)
 
 
 def parse_memory(text: str) -> int:
@@ -367,6 +429,15 @@ def parse_memory(text: str) -> int:
     return int(match[1]) << (10 if match[2] in "gG" else 0)
 
 
+def parse_workdir(text: str) -> str:
+    """Return an absolute path without dots in it; InputError for any other."""
+    if not text.startswith("/"):
+        raise InputError(f"-w {printable(text)!r} is no absolute path; say {printable('/' + text)}")
+    from posixpath import normpath
+
+    return "/" + normpath(text).strip("/")
+
+
 def parse_disk(text: str) -> DiskFile:
     """Read ``FILE[:SIZE]``, the size as ``parse_memory`` does; InputError otherwise."""
     from pathlib import Path
@@ -374,16 +445,23 @@ def parse_disk(text: str) -> DiskFile:
     path, colon, size = text.rpartition(":")
     if not colon:
         return DiskFile(Path(text))
+    if not path:
+        raise InputError(f"disk {printable(text)!r} is no FILE:SIZE; say state.img:10G, for one")
+    return DiskFile(Path(path), parse_disk_size(size))
+
+
+def parse_disk_size(text: str) -> int:
+    """Read the size of a disk as MiB, as ``parse_memory``; InputError otherwise."""
     try:
-        number = parse_memory(size)
+        number = parse_memory(text)
     except InputError:
         number = 0
-    if not path or not _SMALLEST_DISK <= number <= _LARGEST_DISK:
+    if not _SMALLEST_DISK <= number <= _LARGEST_DISK:
         raise InputError(
-            f"disk {printable(text)!r} is no FILE:SIZE of {_SMALLEST_DISK}M to "
-            f"{_LARGEST_DISK >> 10}G; say state.img:10G, for one"
+            f"{printable(text)!r} is no size of a disk: give {_SMALLEST_DISK}M to "
+            f"{_LARGEST_DISK >> 10}G, as in 10G"
         )
-    return DiskFile(Path(path), number)
+    return number
 
 
 def parse_env(text: str, environ: Mapping[str, str]) -> str:

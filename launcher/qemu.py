@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import ContentError, HyperbuildError, InputError, ToolError
 from hyperbuild.launcher.errors import BootError
-from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel, need_option
+from hyperbuild.launcher.machine import CONTROL_PORT, STREAM_PORT, Accel, Ids, need_option
 from hyperbuild.launcher.programs import find_program
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hyperbuild.launcher.driver import Wires
-    from hyperbuild.launcher.machine import Disk, Machine, Nic, PortForward
+    from hyperbuild.launcher.machine import Disk, Machine, Nic, PortForward, Share
 
 BINARY = "qemu-system-x86_64"
 
@@ -61,6 +61,12 @@ _MIGRATION = (
 _MOVED = "MIGRATION"
 
 _NETDEV = "net0"
+
+#: What QEMU calls the ways to keep ids in a shared folder.
+_IDS = {Ids.REAL: "passthrough", Ids.MAPPED: "mapped-xattr", Ids.OWN: "none"}
+
+#: So many devices there is room for: transports of a microvm, slots of a pc less the board's own.
+_ROOM = {"device": 8, "pci": 28}
 
 #: Below 4 GiB the pc machine keeps this much RAM if more than _LOW_LIMIT is asked for.
 _LOW_RAM = 3 << 30
@@ -106,6 +112,7 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
     bus, option = _PCI if pmem else _MMIO
     need_option(machine.kernel_options, option, "the machine's bus")
     queued = _queued(machine.accel, bus)
+    _check_room(machine, bus)
     argv = [
         program,
         *("-nodefaults", "-no-user-config", "-no-reboot"),
@@ -126,6 +133,8 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
     addresses = iter(pmem_addresses(machine.memory, pmem))
     for index, disk in enumerate(machine.disks):
         argv += _pmem(disk, index, next(addresses)) if disk.pmem else _block(disk, index, queued)
+    for share in machine.shares:
+        argv += _share(share, queued)
     if machine.nic:
         argv += _network(machine.nic, queued)
     if machine.is_restored:
@@ -134,6 +143,16 @@ def command(program: str, machine: Machine, wires: Wires) -> list[str]:
         argv += ["-chardev", f"socket,id=monitor,fd={wires.monitor}"]
         argv += ["-mon", "chardev=monitor,mode=control"]
     return argv
+
+
+def _check_room(machine: Machine, bus: str) -> None:
+    """Raise InputError for more devices than there is room for, serial and balloon included."""
+    blocks = sum(not disk.pmem for disk in machine.disks)
+    if 2 + blocks + len(machine.shares) + bool(machine.nic) > _ROOM[bus]:
+        raise InputError(
+            "the machine has no room for so many folders and volumes; share a folder above them"
+            + (", or map the image (--rootfs dax)" if bus == "device" else "")
+        )
 
 
 class QMPMonitor:
@@ -366,6 +385,16 @@ def _adopted(disk: Disk) -> tuple[list[str], str]:
     return ["-add-fd", f"fd={match[1]},set={match[1]}"], f"/dev/fdset/{match[1]}"
 
 
+def _share(share: Share, bus: str) -> list[str]:
+    # Files of several file systems below the folder could have one number; they get others.
+    access = f"security_model={_IDS[share.ids]},multidevs=remap"
+    access += ",readonly=on" if share.read_only else ""
+    return [
+        *("-fsdev", f"local,id={share.tag},path=/proc/self/fd/{share.fd},{access}"),
+        *("-device", f"virtio-9p-{bus},fsdev={share.tag},mount_tag={share.tag}"),
+    ]
+
+
 def _escaped(disk: Disk) -> str:
     # In an option's value a comma is written twice.
     return str(disk.path.absolute()).replace(",", ",,")
@@ -376,9 +405,14 @@ def _rule(nic: Nic, port: PortForward) -> str:
 
 
 def _network(nic: Nic, bus: str) -> list[str]:
-    netdev = f"user,id={_NETDEV},ipv6=off,net={nic.network},host={nic.gateway},dns={nic.nameserver}"
+    netdev = _user_network(nic) if nic.tap is None else f"tap,id={_NETDEV},fd={nic.tap}"
     no_rom = ",romfile=" if bus.startswith("pci") else ""
     return [
         *("-netdev", netdev),
         *("-device", f"virtio-net-{bus},netdev={_NETDEV},mac={nic.mac}{no_rom}"),
     ]
+
+
+def _user_network(nic: Nic) -> str:
+    addresses = f"net={nic.network},host={nic.gateway},dns={nic.nameserver}"
+    return f"user,id={_NETDEV},ipv6=off,{addresses}"

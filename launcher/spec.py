@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.errors import LaunchError
-from hyperbuild.launcher.machine import Hold
+from hyperbuild.launcher.machine import Hold, block_device
+from hyperbuild.launcher.network import HOST_GATEWAY, Resolver, guest_resolv_conf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from hyperbuild.launcher.bundle import Bundle, Finding, Process, User
     from hyperbuild.launcher.health import HealthCheck
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
+    from hyperbuild.launcher.mounts import GuestMount
 
 #: What docker puts into the environment of an image that says nothing of PATH.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: The findings that another command may not have, and the variables that may undo them.
-_ABOUT_COMMAND = ("command", "machine", "loader", "library")
+ABOUT_COMMAND = ("command", "machine", "loader", "library")
 _SEARCHED = ("PATH", "LD_LIBRARY_PATH")
+_NO_RESOLVER = Resolver()
 
 
 def spec_files(
@@ -32,12 +35,14 @@ def spec_files(
     *,
     clock: int,
     hold: Hold = Hold.NOWHERE,
+    resolver: Resolver = _NO_RESOLVER,
+    mounts: Sequence[GuestMount] = (),
 ) -> dict[str, bytes]:
     """Return the boot spec: file name -> content.
 
-    clock is in nanoseconds since the epoch. LaunchError: the bundle says that its process can't be
-    started; InputError: there is nothing to run, or a value can't be passed on; ContentError: its
-    health check is none.
+    clock is in nanoseconds since the epoch, resolver the host's. LaunchError: the bundle says that
+    its process can't be started; InputError: there is nothing to run, or a value can't be passed
+    on; ContentError: its health check is none.
     """
     process = bundle.process
     _refuse(process, options)
@@ -50,12 +55,16 @@ def spec_files(
         "user": user_line(process.user),
         "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
         f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
-        "upper": _upper(machine),
+        "upper": _upper(machine, options),
+        "mounts": _strings(_words(mounts), "mount"),
+        "readonly": b"root\n" if options.read_only else b"",
         "hostname": hostname.encode(),
         "machine-id": f"{identity.machine_id}\n".encode(),
         "net": _net(machine),
-        "hosts": _hosts(machine.nic, hostname),
-        "resolv.conf": f"nameserver {machine.nic.nameserver}\n".encode() if machine.nic else b"",
+        "hosts": _hosts(machine.nic, hostname, options),
+        "resolv.conf": guest_resolv_conf(machine.nic, options, resolver).encode()
+        if machine.nic
+        else b"",
         "stop-signal": str(process.stop_signal.number).encode(),
         "clock": str(clock).encode(),
         "seed": identity.seed,
@@ -80,12 +89,17 @@ def _refuse(process: Process, options: MachineOptions) -> None:
     replaced = arguments(process, options.args)[0] != next(iter(process.args), "")
     searched = any(text.partition("=")[0] in _SEARCHED for text in options.env)
 
+    # What is mounted may be just what the image lacks.
+    mounted = any(mount.needs_host for mount in options.mounts)
+
     def holds(finding: Finding) -> bool:
-        return finding.name not in _ABOUT_COMMAND or not (replaced or searched)
+        if finding.name in ABOUT_COMMAND:
+            return not (replaced or searched or mounted)
+        return finding.name != "workdir" or not mounted
 
     finding = next(filter(holds, process.findings), None)
     if finding:
-        replaceable = finding.name in _ABOUT_COMMAND and not process.entrypoint
+        replaceable = finding.name in ABOUT_COMMAND and not process.entrypoint
         remedy = "correct the image" + " or give another command" * replaceable
         raise LaunchError(f"{finding.name}: {finding.text}; {remedy}", status=finding.status)
 
@@ -151,13 +165,14 @@ def _line(text: str, what: str) -> bytes:
     return raw
 
 
-def _upper(machine: Machine) -> bytes:
-    """Tell where what is written goes, if it isn't memory: the first disk that the guest may."""
-    blocks = [disk for disk in machine.disks if not disk.pmem]
-    for letter, disk in zip("abcdefgh", blocks, strict=False):
-        if not disk.read_only:
-            return f"/dev/vd{letter} ext4 -\n".encode()
-    return b""
+def _upper(machine: Machine, options: MachineOptions) -> bytes:
+    """Tell where what is written goes, if it isn't memory: the disk that comes after the root."""
+    return f"{block_device(machine.disks, 1)} ext4 -\n".encode() if options.disk else b""
+
+
+def _words(mounts: Iterable[GuestMount]) -> Iterator[str]:
+    for mount in mounts:
+        yield from (mount.kind, mount.source, mount.target, ",".join(mount.options) or "rw")
 
 
 def _root(disk: Disk) -> str:
@@ -171,16 +186,29 @@ def _net(machine: Machine) -> bytes:
     # The interface of a restored VM is its template's; any other has its address from the start.
     mac = f"mac {nic.mac}\n" if machine.is_restored else ""
     prefix = nic.network.partition("/")[2]
-    return f"{mac}address {nic.address}/{prefix}\ngateway {nic.gateway}\n".encode()
+    gateway = f"gateway {nic.gateway}\n" if nic.gateway else ""
+    return f"{mac}address {nic.address}/{prefix}\n{gateway}".encode()
 
 
-def _hosts(nic: Nic | None, hostname: str) -> bytes:
-    return (
-        "127.0.0.1\tlocalhost\n"
-        "::1\tlocalhost ip6-localhost ip6-loopback\n"
-        "fe00::\tip6-localnet\n"
-        "ff00::\tip6-mcastprefix\n"
-        "ff02::1\tip6-allnodes\n"
-        "ff02::2\tip6-allrouters\n"
-        f"{nic.address if nic else '127.0.1.1'}\t{hostname}\n"
-    ).encode()
+def _hosts(nic: Nic | None, hostname: str, options: MachineOptions) -> bytes:
+    lines = [
+        ("127.0.0.1", "localhost"),
+        ("::1", "localhost ip6-localhost ip6-loopback"),
+        ("fe00::", "ip6-localnet"),
+        ("ff00::", "ip6-mcastprefix"),
+        ("ff02::1", "ip6-allnodes"),
+        ("ff02::2", "ip6-allrouters"),
+        (nic.address if nic else "127.0.1.1", hostname),
+        *((_address(nic, address), name) for name, address in options.hosts),
+    ]
+    return "".join(f"{address}\t{names}\n" for address, names in lines).encode()
+
+
+def _address(nic: Nic | None, address: str) -> str:
+    if address != HOST_GATEWAY:
+        return address
+    if nic is None or not nic.gateway:
+        raise InputError(
+            f"--add-host {HOST_GATEWAY} needs a network with a gateway; give an address instead"
+        )
+    return nic.gateway

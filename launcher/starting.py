@@ -20,18 +20,21 @@ from hyperbuild.launcher.confinement import needs_of, open_for_others
 from hyperbuild.launcher.driver import Driver, Wires
 from hyperbuild.launcher.host import choose_accel, read_cpu
 from hyperbuild.launcher.identity import new_identity
-from hyperbuild.launcher.machine import COUNTING_KHZ, Disk, Hold, Ram, build_machine
+from hyperbuild.launcher.machine import COUNTING_KHZ, Hold, Ram, build_machine
+from hyperbuild.launcher.network import read_resolver
 from hyperbuild.launcher.ports import check_ports_free
 from hyperbuild.launcher.spec import spec_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from hyperbuild.initramfs.cpio import CpioEntry
     from hyperbuild.launcher.child import Child
     from hyperbuild.launcher.driver import Monitor
     from hyperbuild.launcher.host import Cpu
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import Accel, Machine, MachineOptions
+    from hyperbuild.launcher.mounts import GuestMount
     from hyperbuild.launcher.template import Templates
     from hyperbuild.launcher.timeline import Timeline
 
@@ -118,16 +121,26 @@ def prepare_cold(
         check_ports_free(options.ports)
         machine, opened = _inheriting(machine, stack)
         descriptors += opened
-        if options.disk:
-            from hyperbuild.launcher.disk import open_disk
+        mounts: Mapping[str, GuestMount] = {}
+        entries: tuple[CpioEntry, ...] = ()
+        if options.tap or options.disk or any(mount.needs_host for mount in options.mounts):
+            from hyperbuild.launcher.attaching import attach
 
-            # Last of what can fail by the user's mistake: it may make a file.
-            fd = open_disk(options.disk, files.bundle.image.manifest_digest, host.search_path)
-            stack.callback(os.close, fd)
-            machine = machine.replace(disks=(*machine.disks, _writable(fd)))
-            descriptors.append(fd)
-        spec = spec_files(files.bundle, options, machine, identity, clock=time.time_ns(), hold=hold)
-        _write_initrd(initrd, files, spec)
+            image = files.bundle.image.manifest_digest
+            attached = attach(machine, options, image, host.search_path, stack)
+            machine, mounts, entries = attached.machine, attached.mounts, attached.entries
+            descriptors += attached.descriptors
+        spec = spec_files(
+            files.bundle,
+            options,
+            machine,
+            identity,
+            clock=time.time_ns(),
+            hold=hold,
+            resolver=read_resolver(),
+            mounts=_guest_mounts(files, options, mounts),
+        )
+        _write_initrd(initrd, files, spec, entries)
         yield Prepared(host, machine, tuple(descriptors))
 
 
@@ -155,7 +168,15 @@ def prepare_warm(
     made_with = ingredients(DRIVER, host.program, host.cpu, files, machine(Path("/")))
     with templates.open(files, options, made_with) as template, ExitStack() as stack:
         built = machine(_inherited(template.fd))
-        spec = spec_files(files.bundle, options, built, identity, clock=time.time_ns())
+        spec = spec_files(
+            files.bundle,
+            options,
+            built,
+            identity,
+            clock=time.time_ns(),
+            resolver=read_resolver(),
+            mounts=_guest_mounts(files, options, {}),
+        )
         check_ports_free(options.ports)
         built, opened = _inheriting(built, stack)
         yield Prepared(
@@ -185,8 +206,15 @@ def _inheriting(machine: Machine, stack: ExitStack) -> tuple[Machine, list[int]]
     return machine.replace(kernel=inherit(machine.kernel), disks=disks), opened
 
 
-def _writable(fd: int) -> Disk:
-    return Disk(_inherited(fd), os.fstat(fd).st_size, pmem=False, read_only=False)
+def _guest_mounts(
+    files: BundleFiles, options: MachineOptions, attached: Mapping[str, GuestMount]
+) -> list[GuestMount]:
+    volumes = files.bundle.process.volumes
+    if not (options.mounts or volumes):
+        return []
+    from hyperbuild.launcher.mounts import guest_mounts
+
+    return guest_mounts(options.mounts, volumes, attached)
 
 
 def _inherited(fd: int) -> Path:
@@ -194,7 +222,9 @@ def _inherited(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}")
 
 
-def _write_initrd(fd: int, files: BundleFiles, spec: Mapping[str, bytes]) -> None:
+def _write_initrd(
+    fd: int, files: BundleFiles, spec: Mapping[str, bytes], more: Iterable[CpioEntry]
+) -> None:
     if files.initramfs is None:
         raise InputError(
             f"{files.rootfs.parent} has no initramfs and can't be booted; convert the image again"
@@ -208,7 +238,7 @@ def _write_initrd(fd: int, files: BundleFiles, spec: Mapping[str, bytes]) -> Non
     finally:
         os.close(template)
     # The kernel looks for the next segment at a multiple of four.
-    write_all(fd, b"\0" * (-size % 4) + spec_segment(spec))
+    write_all(fd, b"\0" * (-size % 4) + spec_segment(spec, more))
 
 
 @contextmanager

@@ -136,9 +136,13 @@ def template_key(files: BundleFiles, options: MachineOptions, hold: Hold) -> byt
 
     Before its exec all of the application can be told anew; later, nothing of it can.
     """
-    shape = [options.memory, options.cpus, options.dax, options.network]
-    process = files.bundle.process
-    running = [] if hold is Hold.EXEC else [repr(process), options.args, options.env, options.tty]
+    shape: list[object] = [options.memory, options.cpus, options.dax, options.network]
+    # Mounted is what was mounted in the template.
+    shape += [[(mount.target, mount.words) for mount in options.mounts], options.read_only]
+    running: list[object] = []
+    if hold is not Hold.EXEC:
+        running += [repr(files.bundle.process), options.args, options.env, options.tty]
+        running += [options.hosts, options.nameservers]
     if hold is Hold.HEALTHY:
         running.append(options.health_command)
     return json.dumps([hold, files.bundle.rootfs.digest, *shape, *running]).encode()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.converter.progress import QUIET
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.machine import Hold
+from hyperbuild.launcher.ports import assign_ports
 from hyperbuild.launcher.signals import signal_numbers
 from hyperbuild.launcher.starting import DRIVER, find_host, prepare_cold, prepare_warm, started
 from hyperbuild.launcher.timeline import Timeline
@@ -99,6 +100,7 @@ def run_vm(
         watch = Watch(Timeline())
         watch.timeline.mark("start")
     host = find_host(options, search_path)
+    files, options = settle(files, options, watch.progress)
     with signal_numbers() as signals:
         rest = (options, streams or Streams(), watch, signals)
         if warm:
@@ -113,6 +115,26 @@ def run_vm(
                 watch.progress.warn(f"{error}; this boot is a cold one")
         with prepare_cold(host, files, options) as prepared:
             return _carry(prepared, *rest)
+
+
+def settle(
+    files: BundleFiles, options: MachineOptions, progress: Progress
+) -> tuple[BundleFiles, MachineOptions]:
+    """Return both as the VM will have them: the process as options change it, all ports chosen.
+
+    progress is told of each port that is. What is settled stays so. InputError: as of
+    ``overridden`` and ``assign_ports``.
+    """
+    if options.user or options.workdir or options.entrypoint is not None:
+        from hyperbuild.launcher.overrides import overridden
+
+        files = overridden(files, options)
+        options = options.replace(user="", workdir="", entrypoint=None)
+    chosen = assign_ports(options, files.bundle.process)
+    for port in chosen.ports:
+        if port not in options.ports:
+            progress.say(f"host port {port} leads to port {port.guest_port} of the VM")
+    return files, chosen
 
 
 def _carry(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, UnavailableError
 from hyperbuild.converter.files import draft, sweep
+from hyperbuild.converter.progress import QUIET
 from hyperbuild.launcher.channel import Event
 from hyperbuild.launcher.confinement import admit
 from hyperbuild.launcher.console import diagnose
@@ -20,6 +21,7 @@ from hyperbuild.launcher.signals import signal_numbers
 from hyperbuild.launcher.starting import DRIVER, find_host, prepare_cold, started
 from hyperbuild.launcher.template import ingredients, seal, template_key
 from hyperbuild.launcher.timeline import Timeline
+from hyperbuild.launcher.vm import settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +64,7 @@ def make_template(
             "or choose --when listening or exec"
         )
     host = find_host(options, search_path)
+    files, options = settle(files, options, QUIET)
     size = options.memory << 20
     templates.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep(templates.root)

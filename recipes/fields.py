@@ -133,6 +133,12 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "rootfs": Field("Map the root file system, or read it.", choices=("dax", "blk")),
         "require-dax": Field("Fail unless the guest proves that DAX works.", "boolean"),
         "health-cmd": Field("A health check instead of the image's."),
+        "user": Field("USER[:GROUP] instead of the image's."),
+        "workdir": Field("A working directory instead of the image's."),
+        "entrypoint": Field("What replaces the image's Entrypoint, and drops its Cmd."),
+        "tmpfs": Field("Where memory is mounted: DST[:OPTIONS], each.", "array", "string"),
+        "read-only": Field("Let the guest write in what is mounted alone.", "boolean"),
+        "add-host": Field("Lines of /etc/hosts: NAME:IP, each.", "array", "string"),
     },
     "smoke": {
         "http": Field("[:PORT]/PATH[=STATUS][~REGEX], each.", "array", "string"),

@@ -14,6 +14,7 @@
 #include "failure.h"
 #include "identity.h"
 #include "moment.h"
+#include "mounts.h"
 #include "network.h"
 #include "processes.h"
 #include "renew.h"
@@ -81,6 +82,7 @@ static int say_hello(const struct channel *channel, const char *facts, const str
 static int prepare(const struct spec *spec, struct template *template, struct stamp *stamps,
 		   uint64_t counter_at_init, struct failure *why)
 {
+	struct mount_sources sources;
 	bool is_dax;
 
 	if (set_clock(spec->clock + now(), why) != 0 || mount_root(spec, &is_dax, why) != 0)
@@ -88,7 +90,8 @@ static int prepare(const struct spec *spec, struct template *template, struct st
 	template->facts = facts_of(spec, is_dax, counter_at_init);
 	template->identity = identity_directory(why);
 	if (template->identity < 0 || identity_take(spec, template->identity, why) != 0 ||
-	    enter_root(template->identity, why) != 0)
+	    mounts_open(spec, &sources, why) != 0 || enter_root(template->identity, why) != 0 ||
+	    mounts_take(spec, &sources, why) != 0)
 		return -1;
 	stamps[1].nanoseconds = now();
 	if (network_up(&spec->network, why) != 0)

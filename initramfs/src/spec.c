@@ -8,7 +8,7 @@
 static const char *const names[] = {
 	"argv", "environ", "cwd", "user", "rootfs", "upper", "hostname", "net",
 	"hosts", "machine-id", "resolv.conf", "stop-signal", "clock", "seed",
-	"watch", "hold", "health", "health-times", "tty",
+	"watch", "hold", "health", "health-times", "tty", "mounts", "readonly",
 };
 
 enum { NAMES = sizeof(names) / sizeof(names[0]) };
@@ -73,6 +73,21 @@ static int read_strings(const char *name, char **strings, struct failure *why)
 	return 0;
 }
 
+static int read_mounts(struct spec *spec, struct failure *why)
+{
+	static char *strings[STRINGS_MAX];
+	struct text readonly;
+
+	if (read_strings("mounts", strings, why) != 0 || read_text("readonly", &readonly, why) != 0)
+		return -1;
+	if (parse_mounts(strings, spec->mounts, MOUNTS_MAX, &spec->mount_count) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: mounts is malformed");
+	spec->is_read_only = readonly.size > 0;
+	if (spec->is_read_only && strcmp(readonly.start, "root\n") != 0)
+		return fail(why, STATUS_FAILED, "boot spec: readonly is malformed");
+	return 0;
+}
+
 static bool is_line(const struct text *text)
 {
 	return strlen(text->start) == text->size && strchr(text->start, '\n') == NULL;
@@ -126,6 +141,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	    read_text("resolv.conf", &spec->resolv_conf, why) != 0 ||
 	    read_text("seed", &spec->seed, why) != 0 ||
 	    read_text("watch", &watch, why) != 0 ||
+	    read_mounts(spec, why) != 0 ||
 	    read_number("stop-signal", 64, &spec->stop_signal, why) != 0 ||
 	    read_number("clock", INT64_MAX, &spec->clock, why) != 0)
 		return -1;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "failure.h"
+#include "mountline.h"
 #include "parse.h"
 
 enum { STRINGS_MAX = 16384, SEED_MAX = 512, HOSTNAME_MAX = 64, MACHINE_ID_SIZE = 33 };
@@ -28,6 +29,9 @@ struct spec {
 	char *hostname;
 	struct user user;
 	struct root_device root;
+	struct mount_line mounts[MOUNTS_MAX];
+	size_t mount_count;
+	bool is_read_only; /* the root, but for what is mounted there */
 	struct root_device upper; /* where what is written lies; no device: in memory */
 	struct network network;
 	struct text hosts;

@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 
 from hyperbuild.builder.boot_options import read_plainly
 from hyperbuild.builder.boot_report import reported
+from hyperbuild.builder.booting import BootOptions, machine_options, settled
 from hyperbuild.builder.cli import cli
+from hyperbuild.builder.console import Console
+from hyperbuild.builder.context import read_context
 from hyperbuild.converter.errors import HyperbuildError
 from hyperbuild.launcher.budget import parse_budget
+from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.timeline import Timeline
 from tests.conftest import HYPERBUILD, RunCli
 
@@ -57,6 +61,9 @@ PLAIN = [
     ("--timeout", "1.5", "--rootfs=blk", "--require-dax", "nginx", "-m", "1G"),
     ("./bundle", "--report", "x.html", "--budget", "init=1s", "--accel", "tcg", "--pull=always"),
     ("nginx", "--warm", "--require-warm", "--health-cmd", "test -e /ready"),
+    ("-v/a:/b:ro", "-u", "app", "--entrypoint=sh", "-P", "--tmpfs", "/t", "nginx", "-w/srv", "x"),
+    ("nginx", "--read-only", "--add-host", "a:b", "--env-file", "e", "--dns", "1.2.3.4"),
+    ("nginx", "--network", "tap:t", "--ip", "10.0.0.2/8", "--gateway", "10.0.0.1"),
     ("nginx", "--profile", "micro", "--platform", "linux/386", "--kernel", "v", "--authfile=a"),
 ]
 NOT_PLAIN = [
@@ -75,6 +82,8 @@ NOT_PLAIN = [
     ("--publish",),
     ("--no-such-option", "nginx"),
     ("--hostname=", "nginx"),
+    ("--entrypoint=", "nginx"),
+    ("--entrypoint", "", "nginx"),
 ]
 
 
@@ -86,6 +95,47 @@ def test_the_plain_way_reads_what_click_reads(args: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("args", NOT_PLAIN, ids=" ".join)
 def test_what_is_not_plainly_right_is_left_to_click(args: tuple[str, ...]) -> None:
     assert read_plainly(args, {}) is None
+
+
+def test_an_empty_entrypoint_is_another_than_none() -> None:
+    assert parsed("--entrypoint", "", "x")["entrypoint"] == ""
+    assert parsed("x")["entrypoint"] is None
+
+
+def test_what_a_bundle_sets_comes_before_what_the_user_does() -> None:
+    bundled = {
+        "env": ["A=bundle"],
+        "cmd": ["run"],
+        "tmpfs": ["/run"],
+        "user": "app",
+        "entrypoint": "/start",
+        "workdir": "/srv",
+        "add-host": ["db:1.2.3.4"],
+        "read-only": True,
+    }
+
+    def joined(*words: str) -> BootOptions:
+        return settled(BootOptions(**parsed(*words)), BootDefaults(bundled))
+
+    plain = joined("x")
+    assert (plain.user, plain.workdir, plain.entrypoint) == ("app", "/srv", "/start")
+    assert (plain.command, plain.tmpfs, plain.read_only) == (("run",), ("/run",), True)
+    own = joined("-u", "0", "--entrypoint", "", "-w", "/", "--add-host", "db:5.6.7.8", "x")
+    assert (own.user, own.workdir, own.entrypoint, own.command) == ("0", "/", "", ())
+    assert own.add_host == ("db:1.2.3.4", "db:5.6.7.8")
+
+
+def test_variables_come_from_the_bundle_then_from_files_then_from_the_command_line(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "env").write_text("B=file\nC=file\n")
+    words = ("-e", "C=line", "--env-file", str(tmp_path / "env"), "x")
+    options = BootOptions(**parsed(*words))
+    options = settled(options, BootDefaults({"env": ["A=bundle", "B=bundle", "C=bundle"]}))
+    context = read_context({"HOME": str(tmp_path)}, Console.for_stderr(quiet=True))
+    assert machine_options(context, options).env == (
+        *("A=bundle", "B=bundle", "C=bundle", "B=file", "C=file", "C=line"),
+    )
 
 
 def test_variables_are_heeded_on_the_plain_way_too() -> None:
@@ -134,7 +184,7 @@ def test_a_command_that_starts_with_a_dash() -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (("-p", "80", "x"), "80"),
+        (("-p", "80:", "x"), "80:"),
         (("-p", "0:80", "x"), "0:80"),
         (("-m", "lots", "x"), "lots"),
         (("-m", "1M", "x"), "memory"),
@@ -142,8 +192,20 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("sha256:" + "0" * 64,), "hyperbuild images"),
         (("/no/such/dir",), "no bundle in /no/such/dir"),
         (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
-        (("x", "--disk", "state.img:big"), "is no FILE:SIZE of 16M to 16384G"),
+        (("x", "--disk", "state.img:big"), "is no size of a disk: give 16M to 16384G"),
         (("x", "--disk", "state.img", "--warm"), "a copy has no disk"),
+        (("x", "-v", "data:/d", "--warm"), "a copy has no folders or volumes of its own; drop"),
+        (("x", "--network", "tap:t", "--ip", "10.0.0.2/8", "--warm"), "drop --warm or the tap"),
+        (("x", "-v", "a/b:/c"), "if it is a folder say ./a/b"),
+        (("x", "--tmpfs", "/t:big"), "'big' is no option of it"),
+        (("x", "--tmpfs", "/t", "-v", "a:/t"), "/t is mounted twice"),
+        (("x", "--network", "bridge"), "is not one of user, none and tap:IFNAME"),
+        (("x", "--network", "tap:t"), "is not ADDRESS/PREFIX"),
+        (("x", "--add-host", "db"), "is not NAME:IP"),
+        (("x", "--dns", "dns.lan"), "is no IPv4 address"),
+        (("x", "-w", "srv"), "say /srv"),
+        (("x", "--env-file", "/no/such/file"), "cannot open /no/such/file"),
+        (("x", "-p", "80:80", "-p", "127.0.0.1:80:81"), "is given twice"),
     ],
 )
 def test_bad_values_have_status_125_and_one_line(

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from hyperbuild.builder.process import parse_signal
-from hyperbuild.builder.users import resolve_user
 from hyperbuild.converter import oci
 from hyperbuild.converter.convert import FORMATS
 from hyperbuild.converter.errors import (
@@ -23,6 +22,7 @@ from hyperbuild.converter.settings import RegistrySettings
 from hyperbuild.converter.source import open_source
 from hyperbuild.converter.store import Store
 from hyperbuild.converter.verify import open_image
+from hyperbuild.launcher.users import resolve_user
 from tests.fuzz.targets import TARGETS, check, mend
 from tests.support import tarball
 from tests.support.memory import converted, seen

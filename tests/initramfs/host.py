@@ -99,6 +99,8 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
         "watch": b"",
         "hold": b"",
         "upper": b"",
+        "mounts": b"",
+        "readonly": b"",
         "health": b"",
         "health-times": b"",
         "tty": b"",

@@ -135,7 +135,7 @@ def test_a_disk_as_users_write_it() -> None:
     assert parse_disk("a/b.img") == DiskFile(Path("a/b.img"))
     assert parse_disk("a:b.img:2G") == DiskFile(Path("a:b.img"), 2048)
     for size in ("large", "", "5K", "0M", "8M", "99999999G"):
-        with pytest.raises(InputError, match=r"is no FILE:SIZE of 16M to 16384G"):
+        with pytest.raises(InputError, match=r"is no size of a disk: give 16M to 16384G"):
             parse_disk(f"b.img:{size}")
     with pytest.raises(InputError):
         parse_disk(":2G")

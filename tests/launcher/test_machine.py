@@ -7,78 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.bundle import MACHINE_OPTIONS, KernelInfo
 from hyperbuild.launcher.located import BundleFiles
 from hyperbuild.launcher.machine import (
-    ANY_ADDRESS,
     Accel,
     DiskFile,
     Machine,
     MachineOptions,
     PortForward,
+    Tap,
     build_machine,
     parse_env,
     parse_memory,
-    parse_port,
 )
+from hyperbuild.launcher.mounts import parse_tmpfs, parse_volume
 from tests.launcher.support import DIGEST, IDENTITY, MIB, make_files
-
-
-@pytest.mark.parametrize(
-    ("text", "port"),
-    [
-        ("8080:80", PortForward(8080, 80, "tcp", ANY_ADDRESS)),
-        ("8080:80/tcp", PortForward(8080, 80)),
-        ("53:5353/udp", PortForward(53, 5353, "udp")),
-        ("127.0.0.1:8080:80", PortForward(8080, 80, "tcp", "127.0.0.1")),
-        ("127.000.0.1:1:65535/udp", PortForward(1, 65535, "udp", "127.0.0.1")),
-    ],
-)
-def test_ports_are_read(text: str, port: PortForward) -> None:
-    assert parse_port(text) == port
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "80",
-        "8080:",
-        ":80",
-        "0:80",
-        "80:0",
-        "65536:80",
-        "80:99999",
-        "-1:80",
-        "8080:80/sctp",
-        "8080:80/",
-        "256.0.0.1:80:80",
-        "1.2.3:80:80",
-        "[::1]:80:80",
-        "localhost:80:80",
-        "80-90:80-90",
-        "8080:80,guestfwd=x",
-        "８0:80",
-        "80:80\n",
-    ],
-)
-def test_a_bad_port_is_named(text: str) -> None:
-    with pytest.raises(InputError, match="port "):
-        parse_port(text)
-
-
-@given(st.text())
-def test_no_port_text_gets_anything_else_through(text: str) -> None:
-    try:
-        port = parse_port(text)
-    except InputError:
-        return
-    assert 0 < port.host_port < 65536
-    assert 0 < port.guest_port < 65536
 
 
 @pytest.mark.parametrize(
@@ -130,6 +75,10 @@ def build(size: int = 4 * MIB, accel: Accel = Accel.TCG, **options: Any) -> Mach
         ({"cpus": 65}, "65 CPUs"),
         ({"ports": (PortForward(1, 1),), "network": False}, "needs a network"),
         ({"ports": (PortForward(1, 1), PortForward(1, 2))}, "given twice"),
+        ({"ports": (PortForward(1, 1), PortForward(1, 2, host_ip="127.0.0.1"))}, "given twice"),
+        ({"ports": (PortForward(1, 1, host_ip="127.0.0.1"), PortForward(1, 2))}, "given twice"),
+        ({"ports": (PortForward(1, 1),), "tap": Tap("t", "10.0.0.2", 8)}, "tap's own address"),
+        ({"mounts": (parse_tmpfs("/a"), parse_tmpfs("/a/"))}, "/a is mounted twice"),
         ({"hostname": "a b"}, "host name"),
         ({"hostname": "-x"}, "host name"),
         ({"hostname": "x" * 65}, "host name"),
@@ -179,6 +128,18 @@ def test_one_host_port_serves_tcp_and_udp() -> None:
     assert machine.nic.forwards == ports
 
 
+def test_ports_that_do_not_meet() -> None:
+    ports = (
+        PortForward(80, 80, host_ip="127.0.0.1"),
+        PortForward(80, 81, host_ip="127.0.0.2"),
+        PortForward(0, 80),
+        PortForward(0, 81),
+    )
+    machine = build(ports=ports)
+    assert machine.nic is not None
+    assert machine.nic.forwards == ports
+
+
 def test_a_bundle_without_kernel_cannot_be_booted() -> None:
     files = make_files().replace(kernel=None)
     with pytest.raises(InputError, match="--no-kernel"):
@@ -218,6 +179,7 @@ def build_lacking(option: str, **options: Any) -> Machine:
         ("CONFIG_SMP", {"cpus": 2}, "which --cpus 2 needs"),
         ("CONFIG_FS_DAX", {"require_dax": True}, "which --require-dax needs"),
         ("CONFIG_EXT4_FS", {"disk": DiskFile(Path("/d"))}, "which --disk needs"),
+        ("CONFIG_EXT4_FS", {"mounts": (parse_volume("a:/b", Path("/v")),)}, "which -v a:/b needs"),
         ("CONFIG_EROFS_FS", {}, "which its rootfs.erofs needs"),
     ],
 )

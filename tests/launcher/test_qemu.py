@@ -17,10 +17,13 @@ from hyperbuild.launcher.errors import BootError
 from hyperbuild.launcher.machine import (
     Accel,
     Disk,
+    Ids,
     Machine,
     MachineOptions,
     PortForward,
     Ram,
+    Share,
+    Tap,
     build_machine,
 )
 from hyperbuild.launcher.qemu import BINARY, command, explain, find, monitor, places, pmem_addresses
@@ -151,6 +154,47 @@ def test_qemu_reads_the_files_of_its_package(tmp_path: Path) -> None:
     link = tmp_path / "qemu"
     link.symlink_to(find(os.environ["PATH"]))
     assert {"/usr/share/qemu", "/usr/lib"} <= set(places(str(link)))
+
+
+def test_shared_folders() -> None:
+    shares = (
+        Share(9, "share0", Ids.REAL),
+        Share(10, "share1", Ids.MAPPED),
+        Share(11, "share2", Ids.OWN, read_only=True),
+    )
+    built = argv(machine().replace(shares=shares))
+    at = built.index("-fsdev")
+    assert built[at : at + 12] == [
+        "-fsdev",
+        "local,id=share0,path=/proc/self/fd/9,security_model=passthrough,multidevs=remap",
+        *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share0,mount_tag=share0"),
+        "-fsdev",
+        "local,id=share1,path=/proc/self/fd/10,security_model=mapped-xattr,multidevs=remap",
+        *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share1,mount_tag=share1"),
+        "-fsdev",
+        "local,id=share2,path=/proc/self/fd/11,security_model=none,multidevs=remap,readonly=on",
+        *("-device", "virtio-9p-pci,ioeventfd=off,fsdev=share2,mount_tag=share2"),
+    ]
+    assert "virtio-9p-device,fsdev=share0,mount_tag=share0" in argv(
+        machine(dax=False).replace(shares=shares)
+    )
+
+
+@pytest.mark.parametrize(
+    ("dax", "most", "said"), [(True, 25, "above them$"), (False, 4, "--rootfs dax")]
+)
+def test_a_machine_has_room_for_so_many_devices(dax: bool, most: int, said: str) -> None:
+    share = Share(9, "s", Ids.REAL)
+    assert argv(machine(dax=dax).replace(shares=(share,) * most))
+    with pytest.raises(InputError, match=f"no room for so many folders and volumes; .*{said}"):
+        argv(machine(dax=dax).replace(shares=(share,) * (most + 1)))
+
+
+def test_a_tap_is_inherited() -> None:
+    built = machine(tap=Tap("tap0", "192.168.7.2", 24))
+    assert built.nic is not None
+    options = argv(built.replace(nic=built.nic.replace(tap=11)))
+    assert options[options.index("-netdev") + 1] == "tap,id=net0,fd=11"
 
 
 def test_kvm_takes_the_host_cpu() -> None:

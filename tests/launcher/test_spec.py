@@ -10,7 +10,8 @@ import pytest
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.bundle import Finding, User
 from hyperbuild.launcher.errors import LaunchError
-from hyperbuild.launcher.machine import Accel, Disk, MachineOptions, build_machine
+from hyperbuild.launcher.machine import Accel, Disk, DiskFile, MachineOptions, Tap, build_machine
+from hyperbuild.launcher.mounts import GuestMount, parse_volume
 from hyperbuild.launcher.spec import DEFAULT_PATH, arguments, environment, spec_files
 from tests.launcher.support import IDENTITY, make_files, make_process
 
@@ -45,6 +46,8 @@ def test_the_files_are_those_of_the_contract() -> None:
         "user": b"101 102 102 5 6\n",
         "rootfs": b"/dev/pmem0 erofs dax\n",
         "upper": b"",
+        "mounts": b"",
+        "readonly": b"",
         "hostname": b"host",
         "machine-id": b"0123456789abcdef" * 2 + b"\n",
         "net": b"address 10.0.2.15/24\ngateway 10.0.2.2\n",
@@ -73,17 +76,51 @@ def test_a_block_device_without_network() -> None:
 def test_a_disk_is_named_as_the_guest_will_see_it(dax: bool, device: bytes) -> None:
     files = make_files()
     upper = Disk(Path("/d"), 1 << 30, pmem=False, read_only=False)
+    options = MachineOptions(dax=dax, disk=DiskFile(Path("/d")))
     machine = build_machine(
         files,
-        MachineOptions(dax=dax),
+        options,
         IDENTITY,
         initrd=Path("/i"),
         accel=Accel.TCG,
         tsc_khz=None,
     )
     machine = machine.replace(disks=(*machine.disks, upper))
-    told = spec_files(files.bundle, MachineOptions(), machine, IDENTITY, clock=0)
+    told = spec_files(files.bundle, options, machine, IDENTITY, clock=0)
     assert told["upper"] == b"/dev/" + device + b" ext4 -\n"
+    # A volume that is written to is no upper directory.
+    told = spec_files(files.bundle, MachineOptions(), machine, IDENTITY, clock=0)
+    assert told["upper"] == b""
+
+
+def test_mounts_and_a_root_that_is_read_only() -> None:
+    mounts = [
+        GuestMount("9p", "share0", "/a b", ("ro",)),
+        GuestMount("volume", "-", "/c"),
+    ]
+    files = make_files()
+    machine = build_machine(
+        files, MachineOptions(), IDENTITY, initrd=Path("/i"), accel=Accel.TCG, tsc_khz=None
+    )
+    options = MachineOptions(read_only=True)
+    told = spec_files(files.bundle, options, machine, IDENTITY, clock=0, mounts=mounts)
+    assert told["mounts"] == b"9p\0share0\0/a b\0ro\0volume\0-\0/c\0rw\0"
+    assert told["readonly"] == b"root\n"
+
+
+def test_a_host_of_the_users_and_a_nameserver() -> None:
+    hosts = (("db", "1.2.3.4"), ("up", "host-gateway"))
+    files = spec(MachineOptions(hosts=hosts, nameservers=("9.9.9.9", "1.1.1.1")))
+    assert files["hosts"].endswith(b"\thost\n1.2.3.4\tdb\n10.0.2.2\tup\n")
+    assert files["resolv.conf"] == b"nameserver 9.9.9.9\nnameserver 1.1.1.1\n"
+    with pytest.raises(InputError, match="needs a network with a gateway"):
+        spec(MachineOptions(hosts=hosts, network=False))
+
+
+def test_a_tap_without_a_gateway() -> None:
+    files = spec(MachineOptions(tap=Tap("tap0", "192.168.7.2", 24)))
+    assert files["net"] == b"address 192.168.7.2/24\n"
+    assert files["resolv.conf"] == b""
 
 
 def test_arguments_replace_cmd_and_follow_entrypoint() -> None:
@@ -163,6 +200,10 @@ def test_what_was_found_at_convert_time_is_refused_before_anything_starts(name: 
         ("library", ("/entry",), {"env": ("LD_LIBRARY_PATH=/opt",)}, False),
         ("user", ("/entry",), {"env": ("PATH=/opt",)}, True),
         ("command", ("/entry",), {"env": ("PATHS=/opt",)}, True),
+        ("command", ("/entry",), {"mounts": (parse_volume("/a:/b", Path("/v")),)}, False),
+        ("workdir", ("/entry",), {"mounts": (parse_volume("/a:/b", Path("/v")),)}, False),
+        ("user", ("/entry",), {"mounts": (parse_volume("/a:/b", Path("/v")),)}, True),
+        ("command", ("/entry",), {"mounts": (parse_volume("/b", Path("/v")),)}, True),
     ],
 )
 def test_a_finding_about_a_command_that_the_user_replaced_is_none(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hyperbuild.builder.users import resolve_user
 from hyperbuild.converter.errors import NotFoundError
 from hyperbuild.launcher.bundle import User
+from hyperbuild.launcher.users import resolve_user
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/bash
 # a comment
