@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import oci, platforms
@@ -11,7 +11,7 @@ from hyperbuild.converter.errors import ContentError, NotFoundError, Verificatio
 from hyperbuild.converter.limits import too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hyperbuild.converter.reference import Reference
 
@@ -27,12 +27,16 @@ _ATTESTATION = "vnd.docker.reference.type"
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image for one platform, its documents verified; ``reference`` is what was asked for."""
+    """One image for one platform, its documents verified; ``reference`` is what was asked for.
+
+    ``files`` has, by digest, the layers that errors shall call by the files they are.
+    """
 
     reference: Reference
     manifest: oci.Manifest
     config: oci.ImageConfig
     platform: oci.Platform
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[tuple[oci.Descriptor, oci.DiffID]]:
@@ -41,7 +45,7 @@ class SourceImage:
 
     def where(self, layer: oci.Descriptor) -> str:
         """Return what errors call one of its layers."""
-        return f"layer {layer.digest} of {self.reference}"
+        return self.files.get(layer.digest) or f"layer {layer.digest} of {self.reference}"
 
 
 def resolve(
