@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options, settled
+from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter import files
@@ -61,8 +63,9 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
     recipe = _read(context, name, options)
     if recipe.get("kernel", "file") or recipe.get("kernel", "fragments"):
         raise InputError(f"{recipe.name}: with a kernel of its own there is no profile to propose")
+    asked = _request(context, recipe, options)
     for profile in PROFILES:
-        request = replace(_request(recipe, options), profile=profile)
+        request = replace(asked, profile=profile)
         try:
             with _made(context, request) as directory:
                 _test(context, recipe, directory, options)
@@ -87,6 +90,7 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
     _check_kernel(recipe)
+    check_source(recipe, platform.machine())
     return recipe
 
 
@@ -104,7 +108,7 @@ def _check_kernel(recipe: Recipe) -> None:
 
 
 def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:
-    request = _request(recipe, options)
+    request = _request(context, recipe, options)
     if options.with_smoke and recipe.has("smoke"):
         with _made(context, request) as directory:
             _test(context, recipe, directory, options)
@@ -169,7 +173,7 @@ def boot_defaults(recipe: Recipe) -> BootDefaults:
     return BootDefaults(boot, Contract(**smoke) if recipe.has("smoke") else None, tuple(budgets))
 
 
-def _request(recipe: Recipe, options: BuildOptions) -> Request:
+def _request(context: Context, recipe: Recipe, options: BuildOptions) -> Request:
     kernel = recipe.get("kernel", "file")
     bundled = boot_defaults(recipe)
     says_nothing = not bundled.options and bundled.smoke is None and not bundled.budgets
@@ -184,4 +188,6 @@ def _request(recipe: Recipe, options: BuildOptions) -> Request:
         verify=recipe.get("rootfs", "verify", False),
         fragments=tuple(map(recipe.path, recipe.get("kernel", "fragments", ()))),
         boot=None if says_nothing else bundled,
+        composition=compose(context, recipe) if recipe.is_composed else None,
+        base=recipe.get("", "image") if recipe.is_composed else None,
     )

@@ -41,12 +41,13 @@ class Composition:
     ``layers`` lie on those of the base, the lowest first: a tar file, compressed or not, or a
     folder; each with what the history says of it. ``config`` has fields of an image config's
     ``config`` object, which replace or join the base's. ``created`` is when the image was made;
-    without it, it is the base's time, if that has one.
+    without it, it is the base's time, if that has one. No time in a folder is after ``latest``.
     """
 
     layers: tuple[tuple[Path | Folder, str], ...]
     config: Mapping[str, Any]
     created: datetime | None = None
+    latest: datetime | None = None
 
 
 class ComposedSource:
@@ -120,7 +121,7 @@ class ComposedSource:
     def _layer(self, content: Path | Folder) -> tuple[oci.Descriptor, oci.DiffID, str]:
         """Open a layer's file and describe it; the text is what errors call it."""
         if isinstance(content, Folder):
-            fd = pack(content, self._store.workspace(), self._composition.created)
+            fd = pack(content, self._store.workspace(), self._composition.latest)
             where = f"the folder {content.path}"
         else:
             fd = files.open_regular(content)

@@ -174,8 +174,8 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
             pattern=r"(https?|file)://\S+|deb (\[[^\]\n]+\] )?\S+ \S+( \S+)+",
         ),
         "variant": Field(
-            "What comes with them: Debian's essential packages (the default), apt too (minbase), or "
-            "nothing (custom); with extract nothing does, and all are unpacked, not installed.",
+            "What comes with them: Debian's essential packages (the default), apt too (minbase) or "
+            "nothing (custom). With extract nothing does, and all are unpacked, not installed.",
             choices=("essential", "minbase", "custom", "extract"),
         ),
         "name": Field("What the image is called; default: localhost/ and the recipe's name."),
