@@ -89,6 +89,9 @@ class ComposedSource:
         }
         raw = json.dumps(manifest, sort_keys=True).encode()
         where = str(self._reference)
+        # As those of an image from a registry are: whoever looks at the bundle finds them there.
+        self._store.put(config, oci.OCI_CONFIG)
+        self._store.put(raw, oci.OCI_MANIFEST)
         return SourceImage(
             self._reference,
             oci.Manifest.read(raw, where),

@@ -2,6 +2,7 @@
 
     HyperbuildError             exit status 1; its text is the whole message
     |-- InputError              what the user gave does not fit (a reference, a path, an option)
+    |   `-- UsageError          seen by its words alone: exit status 2
     |-- NotFoundError           the thing named does not exist; the text lists what does
     |-- AccessError             refused: credentials, permissions
     |-- UnavailableError        a service or a file cannot be reached or read now
@@ -52,6 +53,13 @@ class HyperbuildError(Exception):
 
 class InputError(HyperbuildError):
     """What the user gave does not fit."""
+
+
+class UsageError(InputError):
+    """An option or argument that no work is needed to see the mistake of."""
+
+    exit_status = 2
+    is_status_final = True
 
 
 class NotFoundError(HyperbuildError):

@@ -25,6 +25,18 @@ _CONFIG_TYPES = frozenset({oci.OCI_CONFIG, oci.DOCKER_CONFIG})
 _ATTESTATION = "vnd.docker.reference.type"
 
 
+class NoImageError(ContentError):
+    """What was asked for is another kind of artifact: ``config_type`` says which."""
+
+    def __init__(self, where: str, config_type: str) -> None:
+        super().__init__(
+            f"{where} is not a container image: its config is of type "
+            f"{printable(config_type)!r}; name an image"
+        )
+        self.where = where
+        self.config_type = config_type
+
+
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image for one platform, its documents verified; ``reference`` is what was asked for.
@@ -151,10 +163,7 @@ def _image(reference: Reference, descriptor: oci.Descriptor, read: Read) -> Sour
     where = str(reference)
     manifest = oci.Manifest.read(read(descriptor), f"{where}: manifest {descriptor.digest}")
     if manifest.config.media_type not in _CONFIG_TYPES:
-        raise ContentError(
-            f"{where} is not a container image: its config is of type "
-            f"{printable(manifest.config.media_type)!r}; name an image"
-        )
+        raise NoImageError(where, manifest.config.media_type)
     config = oci.ImageConfig.read(
         read(manifest.config), f"{where}: config {manifest.config.digest}"
     )
