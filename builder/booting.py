@@ -213,16 +213,13 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
     """Open a directory or a stored bundle; convert an image that is neither."""
     if is_finished(options.image) and not options.policy:
         return open_finished(context, options.image)
-    with hinting(options.image):
-        return _find_image(context, options)
-
-
-def _find_image(context: Context, options: BootOptions) -> BundleFiles:
     if options.policy:
-        return _find_trusted(context, options, options.policy)
+        with hinting(options.image):
+            return _find_trusted(context, options, options.policy)
     chosen = options.kernel_file or options.platform_text or options.profile
     if options.pull == "missing" and not chosen:
-        found = find_stored(context, options.image)
+        with hinting(options.image):
+            found = find_stored(context, options.image)
         if found and found.kernel:
             return found
     if not chosen:

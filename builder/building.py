@@ -15,9 +15,10 @@ from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options, settled
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
+from hyperbuild.builder.export import check_directory
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter import files
-from hyperbuild.converter.errors import InputError
+from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.expectations import Contract, check_contract
@@ -91,6 +92,11 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
         raise InputError(f"{recipe.name}: {error}") from error
     _check_kernel(recipe)
     check_source(recipe, platform.machine())
+    if directory := recipe.get("output", "directory"):
+        try:
+            check_directory(Path(directory))
+        except HyperbuildError as error:
+            raise InputError(f"{recipe.name}: [output] directory: {error}") from error
     return recipe
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.process import parse_signal
-from hyperbuild.converter.composed import Composition
+from hyperbuild.converter.composed import Composition, OwnLayer
 from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.converter.folder import Folder
 from hyperbuild.converter.oci import Platform
@@ -40,7 +40,7 @@ def check_source(recipe: Recipe, machine: str) -> None:
     """Raise InputError unless what [source] names is there, on this machine (as of uname)."""
     if not recipe.is_composed:
         return
-    for content, _ in _layers(recipe):
+    for content in (layer.content for layer in _layers(recipe)):
         if isinstance(content, Folder):
             if not content.path.is_dir():
                 raise _wrong(recipe, "source", "layers", f"{content.path} is no folder; name one")
@@ -90,7 +90,8 @@ def compose(context: Context, recipe: Recipe) -> Composition:
         found = _install(context, recipe)
         suite = recipe.get("source", "suite")
         made_by = f"mmdebstrap {suite} {' '.join(found.versions)}"
-        layers, created = [(found.path, made_by), *layers], found.made
+        lowest = OwnLayer(found.path, made_by, f"the packages of {recipe.name}")
+        layers, created = [lowest, *layers], found.made
         config["Labels"] = {PACKAGES_LABEL: " ".join(found.versions), **config.get("Labels", {})}
         context.console.say(f"{recipe.image}: {_told(recipe, found.versions)}")
     return Composition(tuple(layers), config, created, latest)
@@ -118,16 +119,19 @@ def _told(recipe: Recipe, versions: tuple[str, ...]) -> str:
     return f"{', '.join(named)} and {len(versions) - len(named)} more packages"
 
 
-def _layers(recipe: Recipe) -> list[tuple[Path | Folder, str]]:
-    """Return the layers with what the image's history says of them."""
-    found: list[tuple[Path | Folder, str]] = []
+def _layers(recipe: Recipe) -> list[OwnLayer]:
+    """Return the layers that the recipe names."""
+    found = []
     for layer in recipe.get("source", "layers", ()):
+        content: Path | Folder
         if isinstance(layer, str):
-            found.append((recipe.path(layer), f"hyperbuild: {layer}"))
-            continue
-        uid, _, gid = layer.get("owner", "0").partition(":")
-        folder = Folder(recipe.path(layer["dir"]), layer["to"], int(uid), int(gid or uid))
-        found.append((folder, f"hyperbuild: {layer['dir']} to {layer['to']}"))
+            content, said = recipe.path(layer), layer
+        else:
+            uid, _, gid = layer.get("owner", "0").partition(":")
+            content = Folder(recipe.path(layer["dir"]), layer["to"], int(uid), int(gid or uid))
+            said = f"{layer['dir']} to {layer['to']}"
+        where = f"{recipe.name}: [source] layers: {said}"
+        found.append(OwnLayer(content, f"hyperbuild: {said}", where))
     return found
 
 

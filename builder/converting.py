@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import Order, Parts, store_bundle
 from hyperbuild.builder.export import export_bundle
+from hyperbuild.builder.locating import hinting
 from hyperbuild.builder.parts import custom_kernel, make_initramfs, profile_kernel
 from hyperbuild.builder.stored import StoredBundle
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
@@ -111,7 +112,8 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
     store = context.store()
     store.sweep(time.time() - _CUT_DOWNLOAD_KEPT)
     with store.lease(), _source(context, request, store) as source:
-        image = source.resolve(wanted, context.console)
+        with hinting(request.base or request.image):
+            image = source.resolve(wanted, context.console)
         yield (
             store,
             Order(
@@ -153,7 +155,8 @@ def _source(context: Context, request: Request, store: Store) -> Iterator[ImageS
 def _opened(
     context: Context, name: str, request: Request, store: Store
 ) -> AbstractContextManager[ImageSource]:
-    reference = parse_reference(name)
+    with hinting(name):
+        reference = parse_reference(name)
     settings = context.registries(request.authfile, reference.transport)
     return open_source(reference, store=store, settings=settings, limits=request.limits)
 

@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import AccessError, InputError, NotFoundError, UnavailableError
+from hyperbuild.converter.errors import (
+    AccessError,
+    ContentError,
+    InputError,
+    NoImageError,
+    NotFoundError,
+    UnavailableError,
+)
 from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
 
 if TYPE_CHECKING:
@@ -48,9 +55,21 @@ def find_stored(context: Context, name: str) -> BundleFiles | None:
 
 @contextmanager
 def hinting(name: str) -> Iterator[None]:
-    """Look for an image in the block; what is not found may lie here, under the same name."""
+    """Look for an image in the block: errors say what name may mean instead.
+
+    That is what lies here under that name, or a bundle in a registry, which is no image.
+    """
     try:
         yield
+    except NoImageError as error:
+        from hyperbuild.builder.stored import CONFIG_TYPE
+
+        if error.config_type == CONFIG_TYPE:
+            raise ContentError(
+                f"{error.where} is a finished bundle, no image; boot it as it is, or hyperbuild "
+                "pull it and name it by the digest that this prints"
+            ) from error
+        raise
     except (AccessError, InputError, NotFoundError, UnavailableError) as error:
         if hint := _hint(name):
             error.args = (f"{error}; {hint}",)

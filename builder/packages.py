@@ -51,6 +51,8 @@ _HOOKS = (
     '    "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old',
     'rm -f "$1"/var/log/*.log "$1"/var/log/apt/*',
 )
+#: Where this machine has packages from is of no use where there is no apt.
+_NO_SOURCES = 'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*'
 _ACQUIRE = ("Acquire::Check-", "Acquire::http", "Acquire::https", "Acquire::ftp")
 _SOURCE = re.compile(r"deb (?:\[[^]]*\] )?(?P<uri>\S+) (?P<suite>\S+)")
 _INST = re.compile(r"^Inst (\S+) (?:\[[^]]*\] )?\((\S+) ", re.MULTILINE)
@@ -122,7 +124,9 @@ def _sources(tools: Tools, wanted: Packages) -> list[str]:
     """Return lines of sources.list: of the recipe's mirror, or those of this machine."""
     mirror, suite = wanted.mirror, wanted.suite
     if mirror:
-        return [mirror if mirror.startswith("deb ") else f"deb {mirror} {suite} main"]
+        line = mirror if mirror.startswith("deb ") else f"deb {mirror} {suite} main"
+        # What lies on this machine is not seen from inside the directory.
+        return [line.replace(" file:", " copy:")]
     form = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
     tools.require("apt-get", "apt", "whose sources packages come from; or name a [source] mirror")
     rows = tools.output("apt-get", "indextargets", "--format", form, "Identifier: Packages")
@@ -143,8 +147,6 @@ def _release(tools: Tools, line: str) -> str:
     assert match is not None  # noqa: S101 - of our own making, or checked by the recipe's schema
     uri, suite = match["uri"].rstrip("/"), match["suite"]
     place = f"{uri}/{suite.rstrip('/')}" if suite.endswith("/") else f"{uri}/dists/{suite}"
-    if place.startswith("file:"):
-        place = "copy:" + place.removeprefix("file:").replace("//", "", 1)
     with tempfile.TemporaryDirectory() as room:
         target = Path(room) / "Release"
         for name in ("InRelease", "Release"):
@@ -176,12 +178,13 @@ def _settings(tools: Tools) -> list[str]:
 
 def _argv(tools: Tools, wanted: Packages, sources: list[str], *more: str) -> list[str]:
     settings = [line.replace("=", ' "', 1) + '"' for line in _settings(tools)]
+    hooks = _HOOKS if wanted.variant == "minbase" else (*_HOOKS, _NO_SOURCES)
     mode = "root" if os.geteuid() == 0 else "unshare"
     return [
         "mmdebstrap", "--verbose", "--format=tar", f"--mode={mode}", f"--variant={wanted.variant}",
         *(f"--aptopt={line}" for line in [*settings, 'Acquire::Retries "3"']),
         *(f"--dpkgopt={option}" for option in _LEFT_OUT),
-        *(f"--customize-hook={hook}" for hook in _HOOKS),
+        *(f"--customize-hook={hook}" for hook in hooks),
         *more,
         wanted.suite, "-", *sources,
     ]  # fmt: skip

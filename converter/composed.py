@@ -35,16 +35,24 @@ _SUFFIXES = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLayer:
+    """A tar file, compressed or not, or a folder; what the history says of it, what errors do."""
+
+    content: Path | Folder
+    made_by: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Composition:
     """What an image is put together of.
 
-    ``layers`` lie on those of the base, the lowest first: a tar file, compressed or not, or a
-    folder; each with what the history says of it. ``config`` has fields of an image config's
+    ``layers`` lie on those of the base, the lowest first. ``config`` has fields of an image config's
     ``config`` object, which replace or join the base's. ``created`` is when the image was made;
     without it, it is the base's time, if that has one. No time in a folder is after ``latest``.
     """
 
-    layers: tuple[tuple[Path | Folder, str], ...]
+    layers: tuple[OwnLayer, ...]
     config: Mapping[str, Any]
     created: datetime | None = None
     latest: datetime | None = None
@@ -77,9 +85,10 @@ class ComposedSource:
     def resolve(self, platform: oci.Platform, progress: Progress) -> SourceImage:
         """Return the image, its own layers read once. Errors: of the base, or of those files."""
         below = self._base.resolve(platform, progress) if self._base else None
-        above = [self._layer(content) for content, _ in self._composition.layers]
-        layers = [*(below.manifest.layers if below else ()), *(layer for layer, _, _ in above)]
-        config = _config(below, platform, self._composition, [diff_id for _, diff_id, _ in above])
+        own = self._composition.layers
+        above = [self._layer(layer) for layer in own]
+        layers = [*(below.manifest.layers if below else ()), *(layer for layer, _ in above)]
+        config = _config(below, platform, self._composition, [diff_id for _, diff_id in above])
         described = oci.Descriptor(oci.OCI_CONFIG, oci.digest_of(config), len(config))
         manifest = {
             "schemaVersion": 2,
@@ -97,7 +106,7 @@ class ComposedSource:
             oci.Manifest.read(raw, where),
             oci.ImageConfig.read(config, where),
             below.platform if below else platform,
-            {layer.digest: where for layer, _, where in above},
+            {layer.digest: it.where for (layer, _), it in zip(above, own, strict=True)},
         )
 
     def prefetch(self, layers: Iterable[oci.Descriptor], progress: Progress) -> None:
@@ -121,20 +130,19 @@ class ComposedSource:
         """Close the layers' files. The base is closed by whoever has opened it."""
         self._stack.close()
 
-    def _layer(self, content: Path | Folder) -> tuple[oci.Descriptor, oci.DiffID, str]:
-        """Open a layer's file and describe it; the text is what errors call it."""
-        if isinstance(content, Folder):
-            fd = pack(content, self._store.workspace(), self._composition.latest)
-            where = f"the folder {content.path}"
+    def _layer(self, layer: OwnLayer) -> tuple[oci.Descriptor, oci.DiffID]:
+        """Open a layer's file and describe it."""
+        if isinstance(layer.content, Folder):
+            room, latest = self._store.workspace(), self._composition.latest
+            fd = pack(layer.content, room, latest, layer.where)
         else:
-            fd = files.open_regular(content)
-            where = str(content)
+            fd = files.open_regular(layer.content)
         self._stack.callback(os.close, fd)
         size = os.fstat(fd).st_size
-        found = measure(Range(fd, 0, size, owned=False), size, where, self._budget)
+        found = measure(Range(fd, 0, size, owned=False), size, layer.where, self._budget)
         self._files[found.digest] = fd
         media_type = _LAYER + _SUFFIXES[found.compression]
-        return oci.Descriptor(media_type, found.digest, size), found.diff_id, where
+        return oci.Descriptor(media_type, found.digest, size), found.diff_id
 
 
 def _config(
@@ -153,7 +161,7 @@ def _config(
     # A history that is not of all layers is of none (ImageConfig.created_by).
     if document.get("history") or not ids:
         steps = document.get("history") or []
-        own = [{"created_by": made_by} for _, made_by in composition.layers]
+        own = [{"created_by": layer.made_by} for layer in composition.layers]
         document["history"] = [*steps, *own]
     document["rootfs"] = {"type": "layers", "diff_ids": [*ids, *above]}
     document["config"] = merged(document.get("config") or {}, composition.config)

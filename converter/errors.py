@@ -8,6 +8,7 @@
     |-- UnavailableError        a service or a file cannot be reached or read now
     |-- VerificationError       bytes are not what their digest or size declares
     |-- ContentError            verified bytes that break their format, or hostile ones
+    |   `-- NoImageError        an artifact of another kind than an image
     `-- ToolError               an outside tool is missing or failed
 
 Each room raises these or its own subclasses. A text reads "what, where; what to do".
@@ -80,6 +81,18 @@ class VerificationError(HyperbuildError):
 
 class ContentError(HyperbuildError):
     """Verified bytes that break their format, or that no container runtime would accept."""
+
+
+class NoImageError(ContentError):
+    """What was asked for, where, is another kind of artifact: ``config_type`` says which."""
+
+    def __init__(self, where: str, config_type: str) -> None:
+        super().__init__(
+            f"{where} is not a container image: its config is of type "
+            f"{printable(config_type)!r}; name an image"
+        )
+        self.where = where
+        self.config_type = config_type
 
 
 class ToolError(HyperbuildError):

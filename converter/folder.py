@@ -40,11 +40,11 @@ class Folder:
     gid: int = 0
 
 
-def pack(folder: Folder, room: Path, latest: datetime | None) -> int:
+def pack(folder: Folder, room: Path, latest: datetime | None, where: str) -> int:
     """Pack folder into a nameless file in the directory room; return its descriptor.
 
-    No time in it is after latest. InputError: it has what can't be copied; UnavailableError: it
-    can't be read, or changes meanwhile, or room is full.
+    No time in it is after latest; where is what errors call it. InputError: it has what can't be
+    copied; UnavailableError: it can't be read, or changes meanwhile, or room is full.
     """
     limit = int(latest.timestamp()) if latest else None
     try:
@@ -54,13 +54,13 @@ def pack(folder: Folder, room: Path, latest: datetime | None) -> int:
                 fileobj=file, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape"
             ) as tar:
                 for path, place in _content(folder.path, folder.to.strip("/")):
-                    _add(tar, path, place, folder, limit)
+                    if wrong := _add(tar, path, place, folder, limit):
+                        raise InputError(f"{where}: {path} {wrong}")
             file.flush()
             return os.dup(file.fileno())
     except OSError as error:
         raise UnavailableError(
-            f"cannot copy the folder {folder.path}: {error.filename or 'a file in it'}: "
-            f"{error.strerror or error}"
+            f"{where}: cannot copy {error.filename or folder.path}: {error.strerror or error}"
         ) from error
 
 
@@ -73,15 +73,14 @@ def _content(directory: Path, place: str) -> Iterator[tuple[Path, str]]:
             yield from _content(path, below)
 
 
-def _add(tar: tarfile.TarFile, path: Path, place: str, folder: Folder, limit: int | None) -> None:
+def _add(tar: tarfile.TarFile, path: Path, place: str, folder: Folder, limit: int | None) -> str:
+    """Add path to tar, or return what is wrong with it."""
     found = path.lstat()
     kind = _TYPES.get(stat.S_IFMT(found.st_mode))
     if kind is None:
-        raise InputError(
-            f"{path} is no file, directory or symbolic link; take it out of the folder"
-        )
+        return "is no file, directory or symbolic link; take it out of the folder"
     if path.name.startswith(_WHITEOUT):
-        raise InputError(f"{path}: in a layer, such a name takes a file away; call it otherwise")
+        return "has a name that takes a file away in a layer; call it otherwise"
     member = tarfile.TarInfo(place)
     member.type, member.mode = kind, stat.S_IMODE(found.st_mode)
     member.uid, member.gid = folder.uid, folder.gid
@@ -97,3 +96,4 @@ def _add(tar: tarfile.TarFile, path: Path, place: str, folder: Folder, limit: in
     finally:
         if content:
             content.close()
+    return ""

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import oci, platforms
-from hyperbuild.converter.errors import ContentError, NotFoundError, VerificationError, printable
+from hyperbuild.converter.errors import (
+    ContentError,
+    NoImageError,
+    NotFoundError,
+    VerificationError,
+    printable,
+)
 from hyperbuild.converter.limits import too_long
 
 if TYPE_CHECKING:
@@ -23,18 +29,6 @@ _DEPTH_LIMIT = 4
 _ENTRIES_LIMIT = 1000
 _CONFIG_TYPES = frozenset({oci.OCI_CONFIG, oci.DOCKER_CONFIG})
 _ATTESTATION = "vnd.docker.reference.type"
-
-
-class NoImageError(ContentError):
-    """What was asked for is another kind of artifact: ``config_type`` says which."""
-
-    def __init__(self, where: str, config_type: str) -> None:
-        super().__init__(
-            f"{where} is not a container image: its config is of type "
-            f"{printable(config_type)!r}; name an image"
-        )
-        self.where = where
-        self.config_type = config_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,9 +101,9 @@ class Field:
                 near = difflib.get_close_matches(key, self.fields, 1) or [", ".join(self.fields)]
                 return f"has a key {printable(key)} that is not known (there is {near[0]})"
             if key not in value:
-                return f"has no {key}"
+                return f"does not say {key}"
             if wrong := self.fields[key].wrong(value[key]):
-                return f"has a {key} that {wrong}"
+                return f"says {key}, which {wrong}"
         return ""
 
     def _wrong_one(self, value: object, kind: str) -> str:
