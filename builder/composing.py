@@ -113,10 +113,10 @@ def _install(context: Context, recipe: Recipe) -> PackageLayer:
 
 
 def _told(recipe: Recipe, versions: tuple[str, ...]) -> str:
-    """Say which versions were taken of the packages that the recipe names, and how many more."""
+    """Say which versions there are of the packages that the recipe names, and how many others."""
     names = {name.partition("=")[0].partition(":")[0] for name in recipe.get("source", "packages")}
     named = [text for text in versions if text.partition("=")[0] in names]
-    return f"{', '.join(named)} and {len(versions) - len(named)} more packages"
+    return f"packages {', '.join(named)}; {len(versions)} in all"
 
 
 def _layers(recipe: Recipe) -> list[OwnLayer]:

@@ -47,9 +47,10 @@ class OwnLayer:
 class Composition:
     """What an image is put together of.
 
-    ``layers`` lie on those of the base, the lowest first. ``config`` has fields of an image config's
-    ``config`` object, which replace or join the base's. ``created`` is when the image was made;
-    without it, it is the base's time, if that has one. No time in a folder is after ``latest``.
+    ``layers`` lie on those of the base, the lowest first. ``config`` has fields of an image
+    config's ``config`` object, which replace or join the base's. ``created`` is when the image was
+    made; without it, it is the base's time, if that has one. No time in a folder is after
+    ``latest``.
     """
 
     layers: tuple[OwnLayer, ...]
