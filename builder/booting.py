@@ -127,15 +127,18 @@ def usage() -> Iterator[None]:
 
 
 def check_words(options: BootOptions) -> None:
-    """Raise InputError for options that do not fit IMAGE, or each other."""
-    finished = is_finished(options.image)
+    """Raise InputError for options that do not fit IMAGE, or each other, or are none."""
     if options.policy and (options.kernel_file or options.profile):
         raise InputError(
             "--policy is for finished bundles, whose kernel is their own; drop --kernel, --profile "
             "or --policy"
         )
-    if finished and not options.policy:
+    if is_finished(options.image) and not options.policy:
         _refuse_image_options(options)
+    if options.platform_text:
+        from hyperbuild.converter.oci import Platform
+
+        Platform.parse(options.platform_text)
     if options.report:
         from hyperbuild.builder.boot_report import check_reports
 

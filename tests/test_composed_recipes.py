@@ -114,6 +114,10 @@ def test_layers_and_a_folder(run_cli: RunCli, tmp_path: Path, kernel_of: KernelO
     # By its name it is booted as it is: there is nothing to fetch.
     again = run_cli("boot", "house/words:1", "cat words")
     assert (again.returncode, again.stdout) == (0, "over\n"), again.stderr
+    late = run_cli("boot", "--timeout", "2", "house/words:1", "sleep 1000")
+    assert late.returncode == 124
+    said = "Warning: the application had not ended after --timeout 2 s, and was stopped"
+    assert late.stderr.splitlines()[-1] == said
 
 
 def test_an_image_with_a_page_of_ones_own(

@@ -69,7 +69,7 @@ def test_a_copys_instructions_cannot_be_counted(run_cli: RunCli, source: str) ->
     [
         (("--when", "healthy"), 1, "no health check; give one with --health-cmd"),
         (("--when", "soon"), 2, "'soon' is not one of"),
-        (("-m", "8M"), 1, "memory of 8 MiB"),
+        (("-m", "8M"), 2, "memory of 8 MiB"),
         (("--when", "listening", "--timeout", "0.01"), 1, "not listening in time"),
     ],
 )

@@ -142,6 +142,7 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
         (("x", "--policy", "p.toml", "--profile", "micro"), "--policy is for finished bundles"),
         (("x", "--report", "boot.txt"), "name a file that ends in .json or .html"),
+        (("x", "--platform", "amd64"), "platform 'amd64' is not os/arch"),
         (("x", "--smoke", "--report", "boot.txt"), "ends in .json, .html or .xml"),
         (("x", "--smoke", "-m", "lots"), "lots"),
         (("x", "--smoke", "--expect-http", "nope"), "is not [:PORT]/PATH"),
