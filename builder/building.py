@@ -52,7 +52,9 @@ def build_recipes(context: Context, names: Sequence[str], options: BuildOptions)
     if options.report and len(names) > 1:
         raise InputError("--report is for one recipe at a time; build them one by one")
     for recipe in [_read(context, name, options) for name in names]:
-        yield from _build(context, recipe, options)
+        # What is made for an image is nobody's until there is the bundle.
+        with context.store().lease():
+            yield from _build(context, recipe, options)
 
 
 def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
@@ -64,6 +66,11 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
     recipe = _read(context, name, options)
     if recipe.get("kernel", "file") or recipe.get("kernel", "fragments"):
         raise InputError(f"{recipe.name}: with a kernel of its own there is no profile to propose")
+    with context.store().lease():
+        return _proposed(context, recipe, options)
+
+
+def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
     asked = _request(context, recipe, options)
     for profile in PROFILES:
         request = replace(asked, profile=profile)
