@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.builder.locating import find_stored, hinting, is_finished, open_finished
 from hyperbuild.converter.errors import InputError, UsageError
 from hyperbuild.converter.records import Record
+from hyperbuild.launcher.bundle import PROTOCOL_VERSION
 from hyperbuild.launcher.machine import (
     Accel,
     MachineOptions,
@@ -213,7 +214,26 @@ def machine_options(
 
 
 def find_files(context: Context, options: BootOptions) -> BundleFiles:
-    """Open a directory or a stored bundle; convert an image that is neither."""
+    """Open a directory or a stored bundle; convert an image that is neither.
+
+    A bundle of another version of hyperbuild, with whose hyperstart there is nothing to talk, gets
+    this one's.
+    """
+    files = _find_files(context, options)
+    if files.bundle.protocol == PROTOCOL_VERSION:
+        return files
+    from hyperbuild.builder.parts import make_initramfs
+
+    own = make_initramfs(context)
+    context.console.say(
+        f"{files.bundle.image.reference}: its hyperstart is of another version, and this "
+        "hyperbuild's own takes its place"
+    )
+    bundle = files.bundle.replace(initramfs=own.digest, protocol=PROTOCOL_VERSION)
+    return files.replace(bundle=bundle, initramfs=own.path)
+
+
+def _find_files(context: Context, options: BootOptions) -> BundleFiles:
     if is_finished(options.image) and not options.policy:
         return open_finished(context, options.image)
     if options.policy:

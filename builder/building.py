@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
-import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +13,8 @@ from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options,
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.export import check_directory
+from hyperbuild.builder.scratch import scratch
 from hyperbuild.builder.smoking import SmokeError, smoke_image
-from hyperbuild.converter import files
 from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
@@ -142,23 +139,9 @@ def _write(context: Context, recipe: Recipe, request: Request) -> Iterator[str]:
 @contextmanager
 def _made(context: Context, request: Request) -> Iterator[Path]:
     """Convert into a directory that is there for the time being."""
-    room = context.cache / "builds"
-    room.mkdir(parents=True, exist_ok=True)
-    directory = room / f"{files.TEMPORARY_PREFIX}{os.urandom(8).hex()}"
-    try:
-        # Nobody sweeps between the making of it and its lock.
-        with files.locked(room / ".lock"):
-            files.sweep(room)
-            directory.mkdir()
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            exported_bundle(context, request, directory / "bundle")
-            yield directory / "bundle"
-        finally:
-            os.close(fd)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch(context) as directory:
+        exported_bundle(context, request, directory / "bundle")
+        yield directory / "bundle"
 
 
 def _test(context: Context, recipe: Recipe, directory: Path, options: BuildOptions) -> None:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hyperbuild.builder.buildinfo import MAKER_VERSION, BuildInfo, describe_build
 from hyperbuild.builder.parts import describe_kernel
 from hyperbuild.builder.preflight import check_start
 from hyperbuild.builder.process import resolve_process
@@ -35,18 +36,20 @@ if TYPE_CHECKING:
     from hyperbuild.converter.store import Store
     from hyperbuild.initramfs.build import Initramfs
     from hyperbuild.kernel.build import Kernel
+    from hyperbuild.kernel.kconfig import Fragment
     from hyperbuild.launcher.defaults import BootDefaults
-
-#: Raised when a bundle made of the same things would be another one.
-MAKER_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is joined with an image's root file system; None in a bundle without a kernel."""
+    """What is joined with an image's root file system; None in a bundle without a kernel.
+
+    ``fragments`` are what the kernel has beyond its profile.
+    """
 
     kernel: Kernel | None
     initramfs: Initramfs | None
+    fragments: tuple[Fragment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +79,29 @@ class Order:
         return str(self.image.reference)
 
     @property
+    def build(self) -> BuildInfo:
+        """What the bundle's bytes depend on beyond its image, for who makes it again."""
+        kernel, initramfs = self.parts.kernel, self.parts.initramfs
+        return BuildInfo(
+            MAKER_VERSION,
+            self.epoch,
+            self.aligns,
+            describe_build(kernel, self.parts.fragments) if kernel else None,
+            initramfs.source if initramfs else None,
+        )
+
+    @property
     def key(self) -> str:
         """The digest of all that the bundle's bytes depend on."""
         image, parts = self.image, self.parts
         identity = (
-            MAKER_VERSION,
+            self.build.document(),
             self.rootfs_format,
             self.name,
             image.manifest.digest,
             image.config.digest,
             parts.kernel and parts.kernel.digest,
             parts.initramfs and parts.initramfs.digest,
-            self.epoch,
-            self.aligns,
             *([self.boot.document()] if self.boot else []),
         )
         return oci.digest_of(json.dumps(identity).encode())
@@ -154,6 +167,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
         kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
         boot=order.boot,
+        build=order.build.document(),
     )
     loans = rootfs.flat.loans
     # The proof builds a tree of its own; two at once would take twice the memory.
@@ -199,7 +213,7 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
             )
         image = order.image.manifest
         subject = oci.Descriptor(image.media_type, image.digest, len(image.raw))
-        return enter_bundle(store, order.name, bundle, layers, subject, key)
+        return enter_bundle(store, order.name, bundle.to_json(), layers, subject, key)
 
 
 def _prove_again(found: StoredBundle, order: Order) -> None:

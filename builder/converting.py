@@ -19,7 +19,7 @@ from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.converter.source import open_source
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, read_fragment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ class Result:
 def convert_image(context: Context, request: Request, output: Path | None) -> Result:
     """Convert request's image into the directory output, or into the store if that is None."""
     started = time.monotonic()
-    with _ordered(context, request) as (store, order):
+    with ordered(context, request) as (store, order):
         if output is None:
             stored = store_bundle(store, order)
             result = Result(stored.digest, stored.files.bundle)
@@ -93,19 +93,24 @@ def convert_image(context: Context, request: Request, output: Path | None) -> Re
 
 def stored_bundle(context: Context, request: Request) -> StoredBundle:
     """Return request's bundle from the store, converted first if it is not there."""
-    with _ordered(context, request) as (store, order):
+    with ordered(context, request) as (store, order):
         return store_bundle(store, order)
 
 
 def exported_bundle(context: Context, request: Request, directory: Path) -> Bundle:
     """Convert request's image into directory without a word."""
-    with _ordered(context, request) as (_, order):
+    with ordered(context, request) as (_, order):
         return export_bundle(directory, order, context.sealed("exports"))
 
 
 @contextmanager
-def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]]:
-    """Resolve the image, make what it is joined with, and open its source for the time being."""
+def ordered(
+    context: Context, request: Request, parts: Parts | None = None
+) -> Iterator[tuple[Store, Order]]:
+    """Resolve the image and open its source for the time being.
+
+    What it is joined with is made first, unless parts are given.
+    """
     wanted = (
         Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
     )
@@ -119,7 +124,7 @@ def _ordered(context: Context, request: Request) -> Iterator[tuple[Store, Order]
             Order(
                 image=image,
                 source=source,
-                parts=_parts(context, request),
+                parts=parts or _parts(context, request),
                 rootfs_format=request.rootfs_format,
                 epoch=context.epoch,
                 limits=request.limits,
@@ -165,10 +170,10 @@ def _parts(context: Context, request: Request) -> Parts:
     if not request.with_kernel:
         return Parts(None, None)
     if request.kernel_file:
-        kernel = custom_kernel(request.kernel_file)
-    else:
-        kernel = profile_kernel(context, request.profile, request.fragments)
-    return Parts(kernel, make_initramfs(context))
+        return Parts(custom_kernel(request.kernel_file), make_initramfs(context))
+    fragments = tuple(map(read_fragment, request.fragments))
+    kernel = profile_kernel(context, request.profile, fragments)
+    return Parts(kernel, make_initramfs(context), fragments)
 
 
 def _say_what_was_made(context: Context, result: Result, seconds: float) -> None:

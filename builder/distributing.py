@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import (
     authfile_option,
     pass_context,
     platform_option,
     policy_option,
 )
+from hyperbuild.converter.errors import VerificationError
 
 if TYPE_CHECKING:
     from hyperbuild.builder.context import Context
+
+_keys = click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE", help="Fail unless one of these public keys (PEM) has signed it.",
+)  # fmt: skip
 
 
 @click.command()
@@ -86,10 +93,7 @@ def pull(
 
 @click.command()
 @click.argument("name", metavar="IMAGE|BUNDLE")
-@click.option(
-    "--key", "keys", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE", help="Fail unless one of these public keys (PEM) has signed it.",
-)  # fmt: skip
+@_keys
 @platform_option
 @authfile_option
 @pass_context
@@ -111,3 +115,67 @@ def verify(
     from hyperbuild.builder.checking import verify_bundle
 
     click.echo(verify_bundle(context, name, keys, platform_text, authfile))
+
+
+@click.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@_keys
+@policy_option
+@click.option(
+    "--image", metavar="IMAGE",
+    help="Where the image is that it was made from, if not where the bundle says.",
+)  # fmt: skip
+@click.option(
+    "--kernel", "with_kernel", is_flag=True,
+    help="Build the kernel, too; else the cache's of the same key is compared.",
+)  # fmt: skip
+@click.option("--source", metavar="FILE|DIR|URL", help="The kernel's source, as of `kernel build`.")
+@click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
+@platform_option
+@authfile_option
+@limit_options
+@space_option
+@pass_context
+def rebuild(
+    context: Context,
+    /,
+    *,
+    name: str,
+    keys: tuple[Path, ...],
+    policy: Path | None,
+    image: str | None,
+    with_kernel: bool,
+    source: str | None,
+    sha256: str | None,
+    platform_text: str | None,
+    authfile: Path | None,
+    **limits: Any,
+) -> None:
+    """Make a BUNDLE again from what it says it was made of, and compare the bytes.
+
+    The image is fetched anew by its digest, and nothing is kept. stdout has a line for each part:
+    same, differs (and why it may), given (a kernel of its maker's own), or unknown (a kernel that
+    was not compared). The exit status is 0 if all that can be made again is the same.
+    """
+    from hyperbuild.builder.rebuilding import RebuildOptions, rebuild_bundle
+
+    options = RebuildOptions(
+        name,
+        keys,
+        policy,
+        image,
+        with_kernel,
+        source,
+        sha256,
+        platform_text,
+        authfile,
+        read_limits(limits),
+    )
+    parts = rebuild_bundle(context, options)
+    for part in parts:
+        click.echo(f"{part.name:<12}{part.verdict:<9}{part.text}")
+    others = [part.name for part in parts if not part.is_good]
+    if others:
+        raise VerificationError(
+            f"{name} could not be made again as it is: {', '.join(others)}; see above"
+        )

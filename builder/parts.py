@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyperbuild.builder.context import Context
     from hyperbuild.initramfs.build import Initramfs
     from hyperbuild.kernel.build import Kernel
+    from hyperbuild.kernel.kconfig import Fragment
     from hyperbuild.launcher.bundle import KernelInfo
 
 
@@ -28,19 +29,17 @@ def make_kernel(
     source: str | None = None,
     sha256: str | None = None,
     profile: str = DEFAULT_PROFILE,
-    fragments: Sequence[Path] = (),
+    more: Sequence[Fragment] = (),
     jobs: int | None = None,
 ) -> Kernel:
     """Return the HyperKernel of source and profile from the cache, built first if not there.
 
-    fragments are files of options beyond the profile's.
+    more are fragments beyond the profile's.
     """
     from hyperbuild.kernel.build import build_kernel, find_kernel
-    from hyperbuild.kernel.kconfig import read_fragment
     from hyperbuild.kernel.source import find_source
 
     found = find_source(context.cache, source, sha256, progress=context.console)
-    more = tuple(read_fragment(path) for path in fragments)
     kernel = find_kernel(context.cache, found, profile, more)
     if kernel is None:
         context.console.say(
@@ -57,14 +56,14 @@ def make_kernel(
     return kernel
 
 
-def profile_kernel(context: Context, profile: str, fragments: Sequence[Path] = ()) -> Kernel:
+def profile_kernel(context: Context, profile: str, more: Sequence[Fragment] = ()) -> Kernel:
     """Return the HyperKernel as ``make_kernel``; a cached one where there is no source to build."""
     from hyperbuild.kernel.build import cached_kernels
 
     try:
-        return make_kernel(context, profile=profile, fragments=fragments)
+        return make_kernel(context, profile=profile, more=more)
     except NotFoundError:
-        if fragments:
+        if more:
             raise
         cached = [kernel for kernel in cached_kernels(context.cache) if kernel.profile == profile]
         if not cached:

@@ -107,9 +107,8 @@ class _Check:
         """Find a command as execvp does: the first that may be executed, else the first."""
         if "/" in name:
             return name if name.startswith(_MOUNTED) or self._lookup(name) else None
-        found = [
-            path for part in self._path.split(":") if self._lookup(path := f"{part or '.'}/{name}")
-        ]
+        parts = self._path.split(":") if self._path else []
+        found = [path for part in parts if self._lookup(path := f"{part or '.'}/{name}")]
         runnable = (path for path in found if self._may_execute(self._lookup(path)))
         return next(runnable, found[0] if found else None)
 

@@ -5,6 +5,7 @@ Source: OCI image-spec v1.1, config.md ("config") and conversion.md.
 
 from __future__ import annotations
 
+import posixpath
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -56,17 +57,14 @@ def resolve_process(config: Mapping[str, Any], rootfs: Rootfs, where: str) -> Pr
 
 
 def parse_signal(text: str, where: str) -> Signal:
-    """Read ``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``; ContentError otherwise."""
+    """Read ``SIGTERM``, ``TERM``, ``15``, ``SIGRTMIN+3`` or ``RTMAX-1``; ContentError otherwise."""
     name = text.upper()
     if not name.isascii() or len(name) > _SIGNAL_NAME_LIMIT:
         number = 0
     elif name.isdigit():
         number = int(name)
     else:
-        base, _, offset = name.partition("+")
-        base = base if base.startswith("SIG") else f"SIG{base}"
-        known = getattr(signal.Signals, base, None)
-        number = int(known) + int(offset or 0) if known and (offset or "0").isdigit() else 0
+        number = _signal_number(name if name.startswith("SIG") else f"SIG{name}")
     if not 0 < number <= _SIGNAL_LIMIT:
         raise ContentError(f"{where}: StopSignal {text!r} is no signal")
     try:
@@ -75,8 +73,19 @@ def parse_signal(text: str, where: str) -> Signal:
         return Signal(f"SIGRTMIN+{number - signal.SIGRTMIN}", number)
 
 
+def _signal_number(name: str) -> int:
+    """Return the number of SIGNAME, also as a distance from the first or last real-time signal."""
+    for base, sign in (("SIGRTMIN", "+"), ("SIGRTMAX", "-")):
+        offset = name.removeprefix(f"{base}{sign}")
+        if offset != name:
+            return int(signal.Signals[base]) + int(f"{sign}{offset}") if offset.isdigit() else 0
+    known = getattr(signal.Signals, name, None)
+    return int(known) if known else 0
+
+
 def _absolute(directory: str) -> str:
-    return directory if directory.startswith("/") else f"/{directory}"
+    """Clean a path as docker does, by its text alone; a relative one begins at the root."""
+    return posixpath.normpath(f"/{directory.lstrip('/')}")
 
 
 class _Config:

@@ -68,9 +68,10 @@ class _Remote:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A bundle in a registry: its manifest and its document."""
+    """A bundle in a registry: its manifest, its bundle.json, and what that says."""
 
     artifact: Artifact
+    document: bytes
     bundle: Bundle
 
 
@@ -108,6 +109,27 @@ def _accepted(remote: _Remote, rule: Rule | None) -> tuple[_Found, bytes]:
         except VerificationError as error:
             refusal = refusal or error
     raise refusal or _nothing_attached(remote)
+
+
+def read_remote(
+    context: Context,
+    name: str,
+    platform_text: str | None,
+    authfile: Path | None,
+    rule: Rule | None = None,
+) -> tuple[bytes, bytes]:
+    """Return a bundle's document, and a signed statement about it (b"": there is none).
+
+    The statement is one that rule accepts; without a rule nobody says by whom it was signed. Errors
+    as of ``pull_bundle``.
+    """
+    with _remote(context, name, platform_text, authfile) as remote:
+        found, envelope = _accepted(remote, rule)
+        if rule is None:
+            digest = found.artifact.digest
+            attached = fetch_envelopes(remote.places, remote.documents, digest, remote.progress)
+            envelope = next(attached, b"")
+        return found.document, envelope
 
 
 def find_ready(
@@ -248,7 +270,7 @@ def _read(remote: _Remote, found: Artifact, where: str) -> _Found:
     document = remote.documents.read(found.config, remote.progress)
     bundle = Bundle.from_json(document, where)
     artifact.check_artifact(found, bundle, where)
-    return _Found(found, bundle)
+    return _Found(found, document, bundle)
 
 
 def _land(remote: _Remote, found: _Found, envelope: bytes = b"") -> StoredBundle:
@@ -272,7 +294,7 @@ def _land(remote: _Remote, found: _Found, envelope: bytes = b"") -> StoredBundle
         *(oci.Descriptor(file.media_type, file.digest, file.size) for file in here.files),
     ]
     name = str(remote.reference)
-    return enter_bundle(store, name, bundle, layers, here.subject, here.digest, envelope)
+    return enter_bundle(store, name, found.document, layers, here.subject, here.digest, envelope)
 
 
 def _ingest(remote: _Remote, blob: oci.Descriptor) -> Path:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import CryptoSigner
 
+    from hyperbuild.builder.buildinfo import BuildInfo
     from hyperbuild.builder.context import Context
     from hyperbuild.converter.places import Places
     from hyperbuild.converter.progress import Task
@@ -79,7 +80,7 @@ def push_bundle(
     those its document names; AccessError, UnavailableError: of the registry.
     """
     files = _find(context, name)
-    document = files.bundle.to_json()
+    document = files.document
     reference = _destination(files, destination)
     signer = _signer(sign_with)
     settings = context.registries(authfile, reference.transport)
@@ -92,14 +93,14 @@ def push_bundle(
             subject = _required(subject, files, client)
             if known := _attached(client, document, subject):
                 if signer:
-                    _sign(context, files.bundle, document, client, known, signer)
+                    _sign(context, files, client, known, signer)
                 return Pushed(f"{client.endpoint.name}@{known.digest}", known.digest, 0, subject)
         layers, sent = _push_layers(context, files, document, places, workers)
         manifest = artifact.write_artifact(document, layers, subject, _created(context))
         made = oci.Descriptor(oci.OCI_MANIFEST, oci.digest_of(manifest), len(manifest))
         if signer:
             # First: nobody shall find the bundle without its signature.
-            _sign(context, files.bundle, document, client, made, signer)
+            _sign(context, files, client, made, signer)
         push_referrer(client, manifest, reference.tag if destination else "")
     tag = f":{reference.tag}" if destination else ""
     return Pushed(f"{client.endpoint.name}{tag}@{made.digest}", made.digest, sent, subject)
@@ -126,28 +127,41 @@ def _signer(path: Path | None) -> CryptoSigner | None:
 
 def _sign(
     context: Context,
-    bundle: Bundle,
-    document: bytes,
+    files: BundleFiles,
     client: Registry,
     manifest: oci.Descriptor,
     signer: CryptoSigner,
 ) -> None:
-    """Attach a signed statement to a bundle, whose document and manifest are given."""
+    """Attach a signed statement to a bundle, whose files and manifest are given."""
     from importlib.metadata import version
 
     from hyperbuild.builder.attestation import push_envelope
+    from hyperbuild.builder.buildinfo import read_build
     from hyperbuild.builder.signing import sign
     from hyperbuild.builder.statement import write_statement
 
+    bundle = files.bundle
+    build = None if bundle.build is None else read_build(bundle.build, "bundle.json")
     statement = write_statement(
-        bundle,
+        files.document,
         manifest=manifest.digest,
-        document=oci.digest_of(document),
         name=client.endpoint.name,
         made=_created(context),
         version=version("hyperbuild-vm"),
+        tools=_tools(context, bundle, build),
     )
     push_envelope(client, sign(statement, signer), manifest)
+
+
+def _tools(context: Context, bundle: Bundle, build: BuildInfo | None) -> dict[str, str]:
+    """Return what is known here of what made a bundle's kernel and initramfs."""
+    from hyperbuild.initramfs.build import find_tools
+
+    known = {
+        "kernel": build and build.kernel and build.kernel.toolchain,
+        "initramfs": bundle.initramfs and find_tools(context.cache, bundle.initramfs),
+    }
+    return {name: tools for name, tools in known.items() if tools}
 
 
 def _find(context: Context, name: str) -> BundleFiles:

@@ -60,14 +60,24 @@ def signed_payload(envelope: bytes, keys: list[Key]) -> bytes | None:
 
     ContentError: it is no envelope of a statement.
     """
+    read = _read_envelope(envelope)
+    try:
+        read.verify(keys, 1)
+    except (VerificationError, ValueError):
+        return None
+    return bytes(read.payload)
+
+
+def claimed_payload(envelope: bytes) -> bytes:
+    """Return what an envelope holds, whoever has signed it; ContentError if it is no envelope."""
+    return bytes(_read_envelope(envelope).payload)
+
+
+def _read_envelope(envelope: bytes) -> Envelope:
     try:
         read = Envelope.from_dict(json.loads(envelope))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, Error) as error:
         raise ContentError("the signature is no DSSE envelope") from error
     if read.payload_type != PAYLOAD_TYPE:
         raise ContentError("the signature is not of an in-toto statement")
-    try:
-        read.verify(keys, 1)
-    except (VerificationError, ValueError):
-        return None
-    return bytes(read.payload)
+    return read

@@ -47,7 +47,7 @@ class StoredBundle(Record):
 def enter_bundle(
     store: Store,
     name: str,
-    bundle: Bundle,
+    document: bytes,
     layers: list[oci.Descriptor],
     subject: oci.Descriptor | None,
     key: str,
@@ -55,10 +55,10 @@ def enter_bundle(
 ) -> StoredBundle:
     """Enter a bundle whose layers (rootfs, kernel, initramfs) are in store, as name.
 
-    subject is the manifest of the image it was made from; key tells it from others of that name;
-    envelope is a signed statement about it.
+    document is its bundle.json, verified to be one; subject is the manifest of the image it was
+    made from; key tells it from others of that name; envelope is a signed statement about it.
     """
-    config = store.put(bundle.to_json(), CONFIG_TYPE)
+    config = store.put(document, CONFIG_TYPE)
     manifest = oci.artifact_manifest(ARTIFACT_TYPE, config, layers, subject)
     written = store.put(manifest, oci.OCI_MANIFEST)
     annotations = {KEY: key}
@@ -68,7 +68,7 @@ def enter_bundle(
     if signed:
         annotations[ENVELOPE] = signed
     store.tag(written.replace(annotations=annotations, artifact_type=ARTIFACT_TYPE), name)
-    return StoredBundle(name, written.digest, _located(store, bundle), signed)
+    return StoredBundle(name, written.digest, _located(store, document, name), signed)
 
 
 def _kept(store: Store, name: str, digest: str) -> str:
@@ -122,18 +122,20 @@ def open_entry(store: Store, entry: oci.Descriptor) -> StoredBundle | None:
     if raw is None:
         return None
     manifest = oci.Manifest.read(raw, entry.digest)
-    config = store.read(manifest.config)
-    if config is None or not all(store.has(layer) for layer in manifest.layers):
+    document = store.read(manifest.config)
+    if document is None or not all(store.has(layer) for layer in manifest.layers):
         return None
-    bundle = Bundle.from_json(config, f"bundle {entry.digest}")
     signed = entry.annotations.get(ENVELOPE, "")
-    return StoredBundle(entry_name(entry), entry.digest, _located(store, bundle), signed)
+    files = _located(store, document, f"bundle {entry.digest}")
+    return StoredBundle(entry_name(entry), entry.digest, files, signed)
 
 
-def _located(store: Store, bundle: Bundle) -> BundleFiles:
+def _located(store: Store, document: bytes, where: str) -> BundleFiles:
+    bundle = Bundle.from_json(document, where)
     return BundleFiles(
         bundle=bundle,
         rootfs=store.blob_path(bundle.rootfs.digest),
         kernel=store.blob_path(bundle.kernel.digest) if bundle.kernel else None,
         initramfs=store.blob_path(bundle.initramfs) if bundle.initramfs else None,
+        document=document,
     )

@@ -55,6 +55,6 @@ def find_trusted(
 def require_signed(store: Store, stored: StoredBundle, rule: Rule) -> None:
     """Raise VerificationError unless the signed statement that stored came with satisfies rule."""
     envelope = store.document(stored.envelope) if stored.envelope else None
-    document = oci.digest_of(stored.files.bundle.to_json())
+    document = oci.digest_of(stored.files.document)
     what = f"{stored.name}, bundle {stored.digest},"
     rule.accept([envelope] if envelope else [], document, what, datetime.now(UTC))

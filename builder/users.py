@@ -1,8 +1,8 @@
 """Who an image's USER is, by the image's own /etc/passwd and /etc/group.
 
-The rules are those of runtimes built on moby/sys/user (docker, containerd, podman): a numeric user
-need not exist; the primary group is the user's own unless one is named; supplementary groups count
-only if none is named.
+The rules are those of runtimes built on moby/sys/user (docker, containerd, podman): digits are a
+number, which need not exist, and never a name; the primary group is the user's own unless one is
+named; supplementary groups count only if none is named.
 """
 
 from __future__ import annotations
@@ -32,38 +32,43 @@ class Account:
 def resolve_user(spec: str, passwd: bytes, group: bytes) -> Account:
     """Resolve ``[USER][:GROUP]``, names or numbers; NotFoundError for a name that is not there."""
     user_text, _, group_text = spec.partition(":")
-    user_text = user_text or "0"
+    number = _number(user_text or "0")
     found = next(
         (
             fields
             for fields in _records(passwd, 7)
-            if user_text in (fields[0], fields[2]) and _number(fields[2]) is not None
+            if (uid := _number(fields[2])) is not None
+            and (fields[0] == user_text if number is None else uid == number)
         ),
         None,
     )
     if found:
-        name, uid, gid, home = found[0], int(found[2]), _number(found[3]) or 0, found[5] or "/"
+        name, uid, gid = found[0], int(found[2]), _number(found[3]) or 0
+    elif number is None:
+        raise NotFoundError(f"USER {printable(spec)!r} is not in the image's /etc/passwd")
     else:
-        number = _number(user_text)
-        if number is None:
-            raise NotFoundError(f"USER {printable(spec)!r} is not in the image's /etc/passwd")
-        name, uid, gid, home = "", number, 0, "/"
+        name, uid, gid = "", number, 0
+    home = _home(uid, passwd)
     if group_text:
         return Account(User(uid, _group(group_text, group, spec)), home)
     return Account(User(uid, gid, _supplementary(name, gid, group)), home)
 
 
+def _home(uid: int, passwd: bytes) -> str:
+    """Return the home of the first who has uid: runtimes know the number alone by then."""
+    homes = (fields[5] for fields in _records(passwd, 7) if _number(fields[2]) == uid)
+    return next(homes, "") or "/"
+
+
 def _group(text: str, group: bytes, spec: str) -> int:
+    number = _number(text)
+    if number is not None:
+        return number
     for fields in _records(group, 4):
         gid = _number(fields[2])
-        if text in (fields[0], fields[2]) and gid is not None:
+        if text == fields[0] and gid is not None:
             return gid
-    number = _number(text)
-    if number is None:
-        raise NotFoundError(
-            f"the group of USER {printable(spec)!r} is not in the image's /etc/group"
-        )
-    return number
+    raise NotFoundError(f"the group of USER {printable(spec)!r} is not in the image's /etc/group")
 
 
 def _supplementary(name: str, gid: int, group: bytes) -> tuple[int, ...]:

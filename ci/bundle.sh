@@ -11,6 +11,11 @@ set -euo pipefail
 
 SMOKE=${SMOKE:-}
 : "${IMAGE:?say which image: IMAGE=registry.lan/nginx:1}"
+command -v hyperbuild >/dev/null || {
+    echo "Error: hyperbuild is not on the PATH; run $(dirname "$0")/install.sh, and activate" \
+        "the environment that it makes" >&2
+    exit 1
+}
 reports=${REPORTS:-.}
 mkdir -p "$reports"
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
 
 SOURCES = Path(__file__).parent / "src"
+#: The file beside an initramfs that says what compiled it.
+_TOOLS = "tools"
 COMPILER = "musl-gcc"
 #: musl's own headers come first; Linux's stand beside the C library's that the compiler came with.
 FLAGS = (
@@ -42,11 +44,17 @@ FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Initramfs:
-    """An initramfs in the cache: path, "sha256:…" digest, size in bytes."""
+    """An initramfs in the cache: path, "sha256:…" digest, size in bytes.
+
+    ``source`` is the digest of hyperstart's sources and the compiler's flags, ``tools`` says what
+    compiled and linked them ("" if an earlier hyperbuild did).
+    """
 
     path: Path
     digest: str
     size: int
+    source: str
+    tools: str
 
 
 def build_initramfs(cache: Path, *, progress: Progress) -> Initramfs:
@@ -63,9 +71,35 @@ def build_initramfs(cache: Path, *, progress: Progress) -> Initramfs:
             if not target.exists():
                 progress.say("compiling hyperstart")
                 files.sweep(target.parent)
-                files.write_atomically(target, _archive(_compile(compiler)))
-    content = target.read_bytes()
-    return Initramfs(target, "sha256:" + hashlib.sha256(content).hexdigest(), len(content))
+                init, tools = _compile(compiler)
+                files.write_atomically(target.with_name(_TOOLS), tools.encode())
+                files.write_atomically(target, _archive(init))
+    return _read(target)
+
+
+def find_tools(cache: Path, digest: str) -> str:
+    """Return what the initramfs of that digest was compiled by; "" if cache has none of it."""
+    for path in (cache / "initramfs").glob("*/initramfs.cpio"):
+        found = _read(path)
+        if found.digest == digest:
+            return found.tools
+    return ""
+
+
+def _read(path: Path) -> Initramfs:
+    content, note = path.read_bytes(), path.with_name(_TOOLS)
+    tools = note.read_text() if note.exists() else ""
+    return Initramfs(path, _digest(content), len(content), source_digest(), tools)
+
+
+def source_digest() -> str:
+    """Return the digest of hyperstart's sources, by name and content, and the compiler's flags."""
+    contents = {path.name: path.read_text() for path in _sources()}
+    return _digest(json.dumps([FLAGS, contents], sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _compiler() -> str:
@@ -76,26 +110,31 @@ def _compiler() -> str:
 
 
 def _key(compiler: str) -> str:
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    identity = json.dumps([_says(compiler, "--version"), source_digest()])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _says(compiler: str, option: str) -> str:
+    """Return the first line that the compiler prints for option."""
+    said = subprocess.run([compiler, option], capture_output=True, text=True, check=False)
     if said.returncode:
         raise ToolError(f"{compiler} does not run ({said.stderr.strip()}); apt install gcc")
-    contents = {path.name: path.read_text() for path in _sources()}
-    identity = json.dumps([said.stdout.partition("\n")[0], FLAGS, contents], sort_keys=True)
-    return hashlib.sha256(identity.encode()).hexdigest()
+    return said.stdout.partition("\n")[0]
 
 
 def _sources() -> list[Path]:
     return sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".h"))
 
 
-def _compile(compiler: str) -> bytes:
+def _compile(compiler: str) -> tuple[bytes, str]:
+    """Return hyperstart, and the versions of what made it."""
     with tempfile.TemporaryDirectory(prefix="hyperbuild-") as work:
         # A copy: nothing is ever built where the package lies, and no path gets into the binary.
         for source in _sources():
             shutil.copy(source, work)
         units = [source.name for source in _sources() if source.suffix == ".c"]
         done = subprocess.run(
-            [compiler, *FLAGS, "-o", "init", *units],
+            [compiler, *FLAGS, "-Wl,--trace", "-o", "init", *units],
             cwd=work,
             capture_output=True,
             text=True,
@@ -104,7 +143,14 @@ def _compile(compiler: str) -> bytes:
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "")
             raise ToolError(f"hyperstart does not compile: {first or done.stderr.strip()}")
-        return (Path(work) / "init").read_bytes()
+        return (Path(work) / "init").read_bytes(), _tools(compiler, done.stdout.split())
+
+
+def _tools(compiler: str, linked: list[str]) -> str:
+    """Name the compiler, its linker, and the C library among the files that were linked."""
+    library = next((Path(name) for name in linked if name.endswith("/libc.a")), None)
+    libc = f"libc.a {_digest(library.read_bytes())}" if library else "no libc.a"
+    return " / ".join((_says(compiler, "--version"), _says(compiler, "-Wl,--version"), libc))
 
 
 def _archive(init: bytes) -> bytes:

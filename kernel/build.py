@@ -53,7 +53,11 @@ _COMPILED = ("  CC ", "  AS ", "  HOSTCC ")
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel in the cache: ``path`` is its vmlinux, ``size`` bytes; digests are ``sha256:…``."""
+    """A kernel in the cache: ``path`` is its vmlinux, ``size`` bytes; digests are ``sha256:…``.
+
+    ``source`` is the digest of the source, ``toolchain`` the compiler and linker it was built by;
+    both are "", as is ``key``, for a kernel that came from elsewhere.
+    """
 
     path: Path
     version: str
@@ -62,6 +66,8 @@ class Kernel:
     config_digest: str
     key: str
     profile: str
+    source: str = ""
+    toolchain: str = ""
 
     @property
     def config(self) -> Path:
@@ -115,6 +121,13 @@ def build_kernel(
         return kernel
 
 
+def kernel_key(
+    source: KernelSource, profile: str = DEFAULT_PROFILE, more: Sequence[Fragment] = ()
+) -> str:
+    """Return the digest, in hex, of all that the bytes of such a kernel depend on."""
+    return _key(source, *_loaded(profile, more))
+
+
 def find_kernel(
     cache: Path,
     source: KernelSource,
@@ -122,8 +135,12 @@ def find_kernel(
     more: Sequence[Fragment] = (),
 ) -> Kernel | None:
     """Return the kernel that ``build_kernel`` would return without building, or None."""
-    room = cache / "kernel"
-    return _load(room / _key(source, *_loaded(profile, more)))
+    return load_kernel(cache, kernel_key(source, profile, more))
+
+
+def load_kernel(cache: Path, key: str) -> Kernel | None:
+    """Return the kernel of that ``kernel_key`` if cache has it."""
+    return _load(cache / "kernel" / key)
 
 
 def cached_kernels(cache: Path) -> list[Kernel]:
@@ -166,6 +183,8 @@ def _load(directory: Path) -> Kernel | None:
             str(note["config_digest"]),
             directory.name,
             str(note["profile"]),
+            str(note["source"]),
+            str(note["toolchain"]),
         )
         return kernel if path.stat().st_size == kernel.size else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -138,6 +138,12 @@ def parse_fragment(name: str, text: str) -> Fragment:
     return Fragment(name, purpose, tuple(options.values()))
 
 
+def spell_fragment(fragment: Fragment) -> str:
+    """Return a text that ``parse_fragment`` makes fragment of: equal ones are spelled equally."""
+    options = (f"# {it.reason}\n{it.name}={it.value}\n" for it in fragment.options)
+    return f"# {fragment.purpose}\n\n" + "\n".join(options)
+
+
 def _parse_option(where: str, line: str, reason: str) -> Option:
     match = _OPTION.fullmatch(line)
     if match is None:

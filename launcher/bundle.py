@@ -1,6 +1,6 @@
-"""What a bundle is, and its document bundle.json (schema version 2).
+"""What a bundle is, and its document bundle.json (schema version 3).
 
-{"schemaVersion": 2,
+{"schemaVersion": 3,
  "image":       {"reference", "manifestDigest", "configDigest", "platform"},
  "config":      the image config's ``config`` object, verbatim,
  "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
@@ -8,12 +8,14 @@
                  "labels", "findings": [{"name", "text", "status"}, …]},
  "rootfs":      {"format", "size", "digest", "diffIds"},
  "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
- "initramfs":   {"digest"} or null,
+ "initramfs":   {"digest", "protocol"} or null,
  "commandLine": [word, …],
+ "build":       what its bytes depend on beyond the image (builder/buildinfo.py), or null,
  "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
 
-Version 1, which is read too, had a text "problem" (of the user, empty if there was none) where
-version 2 has findings, and no options of the kernel.
+Versions 1 and 2 are read, too. Neither has "build" or the initramfs' "protocol"; version 1 has a
+text "problem" (of the user, empty if there was none) where later ones have findings, and no options
+of the kernel.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
     from hyperbuild.launcher.defaults import BootDefaults
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+#: The version of boot spec and channel (docs/hyperstart.md) that is spoken here with a guest.
+PROTOCOL_VERSION = 4
 
 #: File system formats that hyperstart mounts as the root.
 ROOTFS_FORMATS = ("erofs", "ext4")
@@ -134,7 +139,10 @@ class ImageInfo(Record):
 class Bundle(Record):
     """Everything a VM is made of; files are named by digest. ``initramfs`` is a digest.
 
-    ``command_line`` holds kernel words that this bundle needs beyond the machine's own.
+    ``protocol`` is the version of boot spec and channel that the initramfs speaks, None if nobody
+    has written that down: then it is none of today's.
+    ``command_line`` holds kernel words that this bundle needs beyond the machine's own. ``build``
+    is the document's object, unread: no boot depends on it.
     """
 
     image: ImageInfo
@@ -145,6 +153,8 @@ class Bundle(Record):
     initramfs: str | None = None
     command_line: tuple[str, ...] = ()
     boot: BootDefaults | None = None
+    build: Mapping[str, Any] | None = None
+    protocol: int | None = PROTOCOL_VERSION
 
     def to_json(self) -> bytes:
         """Return bundle.json: the same bytes for equal bundles, ASCII, a newline at the end."""
@@ -187,8 +197,9 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "configDigest": kernel.config_digest,
             "options": None if kernel.options is None else list(kernel.options),
         },
-        "initramfs": bundle.initramfs and {"digest": bundle.initramfs},
+        "initramfs": bundle.initramfs and {"digest": bundle.initramfs, "protocol": bundle.protocol},
         "commandLine": list(bundle.command_line),
+        "build": None if bundle.build is None else dict(bundle.build),
     } | ({"boot": bundle.boot.document()} if bundle.boot else {})
 
 
@@ -284,6 +295,12 @@ class _Fields:
             return None
         return self.texts(key)
 
+    def object_or_null(self, key: str) -> Mapping[str, Any] | None:
+        if self._rest.get(key, ()) is None:
+            del self._rest[key]
+            return None
+        return self.object(key)
+
     def object(self, key: str) -> Mapping[str, Any]:
         value = self.take(key)
         if not isinstance(value, dict):
@@ -299,15 +316,18 @@ def _number(value: object, limit: int, where: str) -> int:
 
 def _bundle(fields: _Fields, version: int) -> Bundle:
     fields.take("schemaVersion")
+    initramfs, protocol = _initramfs(fields.optional("initramfs"), version)
     bundle = Bundle(
         image=_image(fields.inner("image")),
         config=fields.object("config"),
         process=_process(fields.inner("process"), version),
         rootfs=_rootfs(fields.inner("rootfs")),
         kernel=_kernel(fields.optional("kernel"), version),
-        initramfs=_initramfs(fields.optional("initramfs")),
+        initramfs=initramfs,
         command_line=fields.texts("commandLine"),
         boot=_boot(fields),
+        build=fields.object_or_null("build") if version > 2 else None,
+        protocol=protocol,
     )
     fields.end()
     return bundle
@@ -321,12 +341,14 @@ def _boot(fields: _Fields) -> BootDefaults | None:
     return read_defaults(fields.take("boot"), fields.where("boot"))
 
 
-def _initramfs(fields: _Fields | None) -> str | None:
+def _initramfs(fields: _Fields | None, version: int) -> tuple[str | None, int | None]:
+    """Return digest and protocol."""
     if fields is None:
-        return None
+        return None, PROTOCOL_VERSION
     digest = fields.digest("digest")
+    protocol = fields.number("protocol", _ID_LIMIT) if version > 2 else None
     fields.end()
-    return digest
+    return digest, protocol
 
 
 def _image(fields: _Fields) -> ImageInfo:

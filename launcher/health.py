@@ -19,17 +19,22 @@ _LIMIT = 2**32 - 1
 
 
 class HealthCheck(Record):
-    """An argv, and in milliseconds when it is run; ``retries`` failures in a row count."""
+    """An argv, and in milliseconds when it is run; ``retries`` failures in a row count.
+
+    The start interval is the interval within the start period, until it succeeds.
+    """
 
     argv: tuple[str, ...]
     interval: int = 30_000
     timeout: int = 30_000
     start_period: int = 0
+    start_interval: int = 5_000
     retries: int = 3
 
     def times(self) -> str:
         """Return the line of the boot spec's ``health-times``."""
-        return f"{self.interval} {self.timeout} {self.start_period} {self.retries}\n"
+        start = f"{self.start_period} {self.start_interval}"
+        return f"{self.interval} {self.timeout} {start} {self.retries}\n"
 
 
 def read_healthcheck(config: Mapping[str, Any] | None, command: str = "") -> HealthCheck | None:
@@ -48,6 +53,7 @@ def read_healthcheck(config: Mapping[str, Any] | None, command: str = "") -> Hea
         interval=_number(fields, "Interval", _MILLISECOND) or default.interval,
         timeout=_number(fields, "Timeout", _MILLISECOND) or default.timeout,
         start_period=_number(fields, "StartPeriod", _MILLISECOND),
+        start_interval=_number(fields, "StartInterval", _MILLISECOND) or default.start_interval,
         retries=_number(fields, "Retries", 1) or default.retries,
     )
 

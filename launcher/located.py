@@ -25,12 +25,17 @@ _DOCUMENT_LIMIT = 32 << 20
 
 
 class BundleFiles(Record):
-    """A bundle and the files it names; a bundle made without a kernel has neither of the two."""
+    """A bundle and the files it names; a bundle made without a kernel has neither of the two.
+
+    ``document`` is bundle.json as it lies there: what another version has written is not written
+    anew, so that its digest stays.
+    """
 
     bundle: Bundle
     rootfs: Path
     kernel: Path | None
     initramfs: Path | None
+    document: bytes
 
 
 def rootfs_name(file_format: str) -> str:
@@ -50,12 +55,14 @@ def open_directory(directory: Path, *, verify: bool = False) -> BundleFiles:
             f"no bundle in {directory}: {BUNDLE_NAME} is missing; "
             f"make one with hyperbuild convert IMAGE -o {directory}"
         )
-    bundle = Bundle.from_json(_read_document(path), str(path))
+    document = _read_document(path)
+    bundle = Bundle.from_json(document, str(path))
     files = BundleFiles(
         bundle=bundle,
         rootfs=_piece(directory / rootfs_name(bundle.rootfs.format)),
         kernel=_piece(directory / KERNEL_NAME) if bundle.kernel else None,
         initramfs=_piece(directory / INITRAMFS_NAME) if bundle.initramfs else None,
+        document=document,
     )
     _check_size(files)
     if verify:

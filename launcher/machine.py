@@ -94,7 +94,7 @@ class MachineOptions(Record):
     instructions be its clock, which needs emulation; watch has hyperstart look for the first
     port that is listened on and the first good health, watch_ports for every port. health_command,
     for the image's shell, replaces the image's own check. Without disk the guest's writes lie in
-    its memory.
+    its memory. With tty, (rows, columns) of it, the application has a terminal.
     """
 
     memory: int = 256
@@ -103,7 +103,7 @@ class MachineOptions(Record):
     env: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     hostname: str = ""
-    tty: bool = False
+    tty: tuple[int, int] | None = None
     network: bool = True
     dax: bool = True
     require_dax: bool = False

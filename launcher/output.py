@@ -11,42 +11,45 @@ from collections import deque
 class Output:
     """Bytes on their way to fd, which stays as it is (the user's blocking descriptor).
 
-    Bytes that were taken wait in memory, so whoever feeds it must stop while it is ``full``.
+    Bytes that were taken wait in memory, so whoever feeds it must not feed more than was written.
+    ``take_done`` tells how much that is, of each sequence of which it was fed.
     """
 
-    #: More than this many waiting bytes make it full.
-    LIMIT = 256 << 10
+    #: Bytes that a file is given at once.
+    STEP = 256 << 10
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.broken = False
-        self._waiting: deque[memoryview] = deque()
-        self._size = 0
+        self._waiting: deque[tuple[int, memoryview]] = deque()
+        self._done: dict[int, int] = {}
         # Writable means that a pipe takes PIPE_BUF bytes without blocking, a file any number.
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._step = self.LIMIT if regular else select.PIPE_BUF
+        self._step = self.STEP if regular else select.PIPE_BUF
 
-    def feed(self, data: bytes) -> None:
-        """Take data to be written; dropped if the reader has gone."""
-        if not self.broken and data:
-            self._waiting.append(memoryview(data))
-            self._size += len(data)
+    def feed(self, data: bytes, sequence: int) -> None:
+        """Take data of sequence to be written; dropped if the reader has gone."""
+        if self.broken:
+            self._count(sequence, len(data))
+        elif data:
+            self._waiting.append((sequence, memoryview(data)))
+
+    def take_done(self) -> dict[int, int]:
+        """Return sequence -> bytes that have been written, or dropped, since this was asked."""
+        done, self._done = self._done, {}
+        return done
 
     @property
     def empty(self) -> bool:
         """Whether everything is written."""
         return not self._waiting
 
-    @property
-    def full(self) -> bool:
-        """Whether no more should be fed now."""
-        return self._size >= self.LIMIT
-
     def drop(self) -> None:
         """Forget what waits, and whatever comes."""
         self.broken = True
-        self._waiting.clear()
-        self._size = 0
+        while self._waiting:
+            sequence, data = self._waiting.popleft()
+            self._count(sequence, len(data))
 
     def write(self) -> None:
         """Write what can be written now that fd is ready; a reader that has gone drops the rest.
@@ -55,7 +58,7 @@ class Output:
         """
         if not self._waiting:
             return
-        data = self._waiting[0]
+        sequence, data = self._waiting[0]
         try:
             done = os.write(self.fd, data[: self._step])
         except BlockingIOError:
@@ -63,8 +66,11 @@ class Output:
         except BrokenPipeError:
             self.drop()
             return
-        self._size -= done
+        self._count(sequence, done)
         if done == len(data):
             self._waiting.popleft()
         else:
-            self._waiting[0] = data[done:]
+            self._waiting[0] = sequence, data[done:]
+
+    def _count(self, sequence: int, size: int) -> None:
+        self._done[sequence] = self._done.get(sequence, 0) + size

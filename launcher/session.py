@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Protocol
 from hyperbuild.converter.errors import ContentError, HyperbuildError, UnavailableError
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.channel import (
+    APPLICATION,
     MARK,
     PAYLOAD_LIMIT,
+    STDIN,
     STDOUT,
     ControlDecoder,
-    Event,
     Exit,
     Failure,
     Hello,
-    StreamDecoder,
+    InputWindow,
+    Window,
     encode_frame,
+    encode_resize,
     encode_stop,
+    process_of,
 )
 from hyperbuild.launcher.console import ConsoleRing
+from hyperbuild.launcher.lines import Lines
 from hyperbuild.launcher.output import Output
-from hyperbuild.launcher.signals import ENDING
+from hyperbuild.launcher.signals import ENDING, RESIZED
 
 if TYPE_CHECKING:
     from _socket import socket
@@ -47,7 +52,8 @@ class Wiring(Record):
     """Our ends of the VM's sockets, and the descriptors of the user.
 
     ``monitor`` is there if the hypervisor's words on it matter. signals gives numbers of signals as
-    bytes (or is None), as does ``signal_numbers``.
+    bytes (or is None), as does ``signal_numbers``. terminal is one whose size the application's
+    follows.
     """
 
     console: socket
@@ -58,6 +64,7 @@ class Wiring(Record):
     stderr: int
     stdin: int | None
     signals: int | None
+    terminal: int | None = None
 
 
 class Outcome:
@@ -101,7 +108,14 @@ class Hearer(Protocol):
 
 
 class Observer(Protocol):
-    """Whoever looks on, and may have seen enough: then the VM is stopped as by a SIGTERM."""
+    """Whoever looks on, and may have seen enough: then the VM is stopped as by a SIGTERM.
+
+    It may also speak. What processes of its own tell and write goes to it alone; what it consumes
+    of their output it must release (``Lines.release``).
+    """
+
+    def connect(self, lines: Lines, /) -> None:
+        """Take the lines to the guest: before the first message."""
 
     @property
     def fd(self) -> int:
@@ -118,7 +132,7 @@ class Observer(Protocol):
         """Take a message of the guest."""
 
     def see_output(self, frame: Frame, /) -> None:
-        """Take a piece of the application's output, or its end."""
+        """Take a piece of a process's output, or its end. The application's is written anyway."""
 
     def see_console(self, data: bytes, /) -> None:
         """Take a piece of what the console printed."""
@@ -147,7 +161,7 @@ class Session:
         self._wiring = wiring
         self._hearer = hearer
         self._observer = observer
-        self._orders = bytearray(orders)
+        self._lines = Lines(orders, first_input)
         self._grace = grace
         self._timeout_at = None if timeout is None else time.monotonic() + timeout
         self._kill_at: float | None = None
@@ -156,11 +170,11 @@ class Session:
         self._stopping = False
         self._stdin = wiring.stdin
         self._control = ControlDecoder()
-        self._stream = StreamDecoder()
+        self._room = InputWindow()
+        self._is_resized = False
         self._stdout = Output(wiring.stdout)
         same = wiring.stderr == wiring.stdout
         self._stderr = self._stdout if same else Output(wiring.stderr)
-        self._input = bytearray(first_input)
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         #: Descriptors of the VM that have not ended.
@@ -178,6 +192,7 @@ class Session:
         if self._wiring.signals is not None:
             self._watch(self._wiring.signals, select.POLLIN, self._read_signals)
         if self._observer:
+            self._observer.connect(self._lines)
             self._watch(self._observer.fd, select.POLLIN, self._let_look)
         while self._sources or not self._written:
             self._update_interests()
@@ -185,6 +200,7 @@ class Session:
                 # An earlier handler of this round may have closed it.
                 if handler := self._handlers.get(fd):
                     handler(fd)
+            self._release()
             self._check_deadlines()
             self._check_observer()
         return self.outcome
@@ -209,19 +225,17 @@ class Session:
             self._poll.unregister(fd)
 
     def _update_interests(self) -> None:
-        """Stop reading what can't be passed on; watch outputs only while something waits."""
+        """Watch the ways out only while something waits for them."""
         stream = self._wiring.stream.fileno()
-        if stream in self._sources:
-            full = self._stdout.full or self._stderr.full
-            mask = (0 if full else _READABLE) | (select.POLLOUT if self._input else 0)
-            self._watch(stream, mask, self._carry_stream)
-        control = self._wiring.control.fileno()
-        if control in self._sources:
-            mask = _READABLE | (select.POLLOUT if self._orders else 0)
-            self._watch(control, mask, self._carry_control)
+        for fd, waiting, handler in (
+            (stream, self._lines.input, self._carry_stream),
+            (self._wiring.control.fileno(), self._lines.orders, self._carry_control),
+        ):
+            if fd in self._sources:
+                self._watch(fd, _READABLE | (select.POLLOUT if waiting else 0), handler)
         # A VM that does not come up has not had any of the user's input.
         if self._stdin is not None and self.outcome.facts is not None:
-            wanted = not self._input and stream in self._sources
+            wanted = self._room.left and stream in self._sources
             self._watch(self._stdin, _READABLE if wanted else 0, self._read_stdin)
         for output in (self._stdout, self._stderr):
             self._watch(output.fd, 0 if output.empty else select.POLLOUT, self._write)
@@ -240,6 +254,12 @@ class Session:
             self._kill()
         if self._drop_at and now >= self._drop_at:
             self._drop()
+
+    def _release(self) -> None:
+        """Have the guest send as much as was written, or dropped."""
+        for output in (self._stdout, self._stderr):
+            for sequence, size in output.take_done().items():
+                self._lines.release(sequence, size)
 
     def _let_look(self, _: int) -> None:
         if self._observer:
@@ -261,7 +281,7 @@ class Session:
             return
         self._stopping = True
         self._kill_at = time.monotonic() + self._grace + _MARGIN
-        self._orders += encode_stop(self._grace)
+        self._lines.order(encode_stop(self._grace))
 
     def _kill(self) -> None:
         """End the VM now. An application that ended has its output written in any case."""
@@ -310,7 +330,7 @@ class Session:
             self._fail(error)
 
     def _carry_control(self, fd: int) -> None:
-        self._send(self._wiring.control, self._orders)
+        self._send(self._wiring.control, self._lines.orders)
         data = self._read(fd)
         received = time.monotonic_ns()
         try:
@@ -322,40 +342,44 @@ class Session:
 
     def _take(self, message: Message, received: int) -> None:
         self._alive = True
+        self._lines.check(message)
         if self._observer:
             self._observer.see(message)
         if isinstance(message, Hello):
             if self.outcome.facts is not None:
                 raise ContentError("guest: hyperstart says hello twice")
             self.outcome.facts = message.facts
-        elif not isinstance(message, Event):
-            if isinstance(message, Exit):
-                self.outcome.exit = message
-            else:
-                self.outcome.failure = message
-            self._end_if_done()
-        self._orders += self._hearer.hear(message, received)
+        elif isinstance(message, Window) and message.sequence == STDIN:
+            self._room.widen(message.size)
+        elif isinstance(message, Exit):
+            self.outcome.exit = message
+        elif isinstance(message, Failure):
+            self.outcome.failure = message
+        self._end_if_done()
+        self._lines.order(self._hearer.hear(message, received))
+        # A copy takes this only after what it is told first.
+        if isinstance(message, Hello) and self._is_resized:
+            self._resize()
 
     def _end_if_done(self) -> None:
         """End the VM as soon as it has told everything ("The end" in docs/hyperstart.md)."""
-        if self.outcome.failure or (self.outcome.exit and self._stream.ended):
+        if self.outcome.failure or (self.outcome.exit and self._lines.is_output_over):
             self._kill()
 
     def _carry_stream(self, fd: int) -> None:
-        self._send(self._wiring.stream, self._input)
-        if self._stdout.full or self._stderr.full:
-            return
+        self._send(self._wiring.stream, self._lines.input)
         try:
-            for frame in self._stream.feed(self._read(fd)):
+            for frame in self._lines.frames(self._read(fd)):
                 if frame.sequence == MARK:
                     self._hearer.hear_mark()
                     continue
-                output = self._stdout if frame.sequence == STDOUT else self._stderr
-                output.feed(frame.data)
+                if process_of(frame.sequence) == APPLICATION:
+                    output = self._stdout if frame.sequence == STDOUT else self._stderr
+                    output.feed(frame.data, frame.sequence)
                 if self._observer:
                     self._observer.see_output(frame)
             self._end_if_done()
-        except ContentError as error:
+        except HyperbuildError as error:
             self._close(fd)
             self._fail(error)
 
@@ -371,8 +395,9 @@ class Session:
             waiting.clear()
 
     def _read_stdin(self, fd: int) -> None:
-        data = os.read(fd, PAYLOAD_LIMIT)
-        self._input += encode_frame(data)
+        data = os.read(fd, min(PAYLOAD_LIMIT, self._room.left))
+        self._room.spend(len(data))
+        self._lines.feed(encode_frame(data))
         if not data:
             self._watch(fd, 0, self._read_stdin)
             self._stdin = None
@@ -391,3 +416,14 @@ class Session:
         for number in os.read(fd, 64):
             if number in ENDING:
                 self._stop(128 + number)
+            elif number == RESIZED:
+                self._resize()
+
+    def _resize(self) -> None:
+        """Give the application's terminal the size of the user's, once there is who listens."""
+        self._is_resized = self.outcome.facts is None
+        if self._wiring.terminal is None or self._is_resized:
+            return
+        from hyperbuild.launcher.terminal import terminal_size
+
+        self._lines.order(encode_resize(APPLICATION, *terminal_size(self._wiring.terminal)))

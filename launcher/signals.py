@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 #: What asks the launcher to end.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What tells it that its terminal has another size.
+RESIZED = signal.SIGWINCH
 
 
 @contextmanager
 def signal_numbers() -> Iterator[int | None]:
-    """Give a descriptor from which each byte is the number of an ENDING signal that came.
+    """Give a descriptor whose bytes are numbers of signals that came: ENDING or RESIZED.
 
     A signal that is ignored (as nohup does) stays so. None outside the main thread, which alone
     can handle signals. Handlers are put back at the end.
@@ -31,7 +33,7 @@ def signal_numbers() -> Iterator[int | None]:
         return
     before = {
         number: signal.signal(number, _note)
-        for number in ENDING
+        for number in (*ENDING, RESIZED)
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

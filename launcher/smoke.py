@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from hyperbuild.launcher.channel import Frame, Message
     from hyperbuild.launcher.expectations import Expectation
+    from hyperbuild.launcher.lines import Lines
 
 #: Bytes of what came before that a regular expression is still searched in.
 _TAIL = 8 << 10
@@ -104,6 +105,9 @@ class SmokeTest:
     def is_told_otherwise(self, status: int) -> bool:
         """Whether the application ended, and not with status."""
         return self._status is not None and self._status != status
+
+    def connect(self, lines: Lines) -> None:
+        """Ask nothing of the guest: a test looks on."""
 
     def close(self) -> None:
         """Stop asking."""

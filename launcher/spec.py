@@ -11,7 +11,7 @@ from hyperbuild.launcher.machine import Hold
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hyperbuild.launcher.bundle import Bundle, Finding, Process
+    from hyperbuild.launcher.bundle import Bundle, Finding, Process, User
     from hyperbuild.launcher.health import HealthCheck
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
@@ -41,13 +41,13 @@ def spec_files(
     """
     process = bundle.process
     _refuse(process, options)
-    user, hostname = process.user, identity.hostname
+    hostname = identity.hostname
     health = _health(process, options)
     return {
         "argv": _strings(arguments(process, options.args), "argument"),
         "environ": _strings(environment(process, hostname, options), "variable"),
         "cwd": _line(process.cwd, "working directory"),
-        "user": " ".join(map(str, (user.uid, user.gid, *user.groups))).encode() + b"\n",
+        "user": user_line(process.user),
         "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
         f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
         "upper": _upper(machine),
@@ -63,6 +63,7 @@ def spec_files(
         "hold": f"{hold}\n".encode() if hold else b"",
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",
+        "tty": "{} {}\n".format(*options.tty).encode() if options.tty else b"",
     }
 
 
@@ -100,20 +101,32 @@ def arguments(process: Process, args: tuple[str, ...]) -> tuple[str, ...]:
 def environment(process: Process, hostname: str, options: MachineOptions) -> tuple[str, ...]:
     """Return "NAME=value" strings as docker composes them.
 
-    The defaults come first, the image's Env replaces them, the user's -e replaces or (a bare NAME)
-    removes either; HOME is the user's unless something set it.
+    The defaults come first, then the user's -e, then what it leaves of the image's Env. A name's
+    last value counts; a bare NAME takes away a default, and one of the user's what the image says.
+    HOME is the user's unless it was given a value.
     """
-    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    defaults = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if options.tty:
-        variables["TERM"] = "xterm"
-    for text in (*process.env, *options.env):
+        defaults["TERM"] = "xterm"
+    variables = dict(defaults)
+    own = {text.partition("=")[0] for text in options.env}
+    image = (text for text in process.env if text.partition("=")[0] not in own)
+    for text in (*options.env, *image):
         name, equals, value = text.partition("=")
         if equals:
             variables[name] = value
-        else:
+        elif name in defaults:
             variables.pop(name, None)
-    variables.setdefault("HOME", process.home or "/")
+    variables["HOME"] = variables.get("HOME") or process.home or "/"
     return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+def user_line(user: User) -> bytes:
+    """Return ``UID GID GROUP…``: the primary group is a supplementary one too, as under docker.
+
+    Without it a program that may change its primary group would lose what is denied to that group.
+    """
+    return " ".join(map(str, (user.uid, user.gid, user.gid, *user.groups))).encode() + b"\n"
 
 
 def _strings(texts: Iterable[str], what: str) -> bytes:
@@ -165,5 +178,9 @@ def _hosts(nic: Nic | None, hostname: str) -> bytes:
     return (
         "127.0.0.1\tlocalhost\n"
         "::1\tlocalhost ip6-localhost ip6-loopback\n"
+        "fe00::\tip6-localnet\n"
+        "ff00::\tip6-mcastprefix\n"
+        "ff02::1\tip6-allnodes\n"
+        "ff02::2\tip6-allrouters\n"
         f"{nic.address if nic else '127.0.1.1'}\t{hostname}\n"
     ).encode()

@@ -137,7 +137,8 @@ def template_key(files: BundleFiles, options: MachineOptions, hold: Hold) -> byt
     Before its exec all of the application can be told anew; later, nothing of it can.
     """
     shape = [options.memory, options.cpus, options.dax, options.network]
-    running = [] if hold is Hold.EXEC else [repr(files.bundle.process), options.args, options.env]
+    process = files.bundle.process
+    running = [] if hold is Hold.EXEC else [repr(process), options.args, options.env, options.tty]
     if hold is Hold.HEALTHY:
         running.append(options.health_command)
     return json.dumps([hold, files.bundle.rootfs.digest, *shape, *running]).encode()

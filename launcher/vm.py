@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 
 class Streams(Record):
-    """The user's descriptors; without stdin the application reads an end of file."""
+    """The user's descriptors; without stdin the application reads an end of file.
+
+    terminal is the one whose size that of the application follows, if that has one.
+    """
 
     stdout: int = 1
     stderr: int = 2
     stdin: int | None = None
+    terminal: int | None = None
 
 
 class VMResult(Record):
@@ -126,7 +130,9 @@ def _carry(
         from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
         from hyperbuild.launcher.session import Session, Wiring
 
-        wiring = Wiring(*vm.ports, streams.stdout, streams.stderr, streams.stdin, signals)
+        wiring = Wiring(
+            *vm.ports, streams.stdout, streams.stderr, streams.stdin, signals, streams.terminal
+        )
         listener = Listener(
             prepared.machine,
             vm.monitor,

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import HYPERBUILD
+from tests.support.checkout import code_of, copy_of_house
 from tests.support.layers import f, layer, layout
 from tests.support.registry import push, serve_registry
 
@@ -98,6 +99,60 @@ def test_the_action_converts_tests_and_attaches(
     assert len(list(suite.iter("testcase"))) == 2
     assert not list(suite.iter("failure"))
     assert run_cli("verify", image, "--key", tmp_path / "ci.pub").stdout.strip() in name
+
+
+def test_what_the_documents_have_one_type(
+    kernel: Path, hyperbuild_env: dict[str, str], tmp_path: Path
+) -> None:
+    """The README's section and the steps by hand, word by word but for the registry's name."""
+    page = f("www/index.html", "Welcome")
+    busybox = f("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    serve = ["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"]
+    config = {"Cmd": serve, "ExposedPorts": {"80/tcp": {}}}
+    source = layout(tmp_path / "image", layer(busybox, page), config=config)
+    house = copy_of_house(tmp_path)
+    (tmp_path / "own").mkdir()
+    genpkey = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", tmp_path / "own/ci.key"]
+    subprocess.run(genpkey, check=True)
+    # What the tests run with is not there for a new user.
+    path = [each for each in os.environ["PATH"].split(":") if Path(each) != HYPERBUILD.parent]
+    with serve_registry(tmp_path / "registry") as host:
+        push(source, f"{host}/app:1")
+
+        def follow(document: str, heading: str, cwd: Path) -> str:
+            code = code_of(document, heading).replace("registry.lan", host)
+            done = subprocess.run(
+                ["bash", "-e", "-c", code],
+                env=hyperbuild_env | {"PATH": ":".join(path)},
+                cwd=cwd,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=600,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()[-1]
+
+        name = follow("README.md", "In CI", house)
+        assert re.fullmatch(rf"{host}/app@sha256:[0-9a-f]{{64}}", name)
+        assert not list(junit(house / "smoke.xml").iter("failure"))
+        # The same bundle is attached already; it is signed now.
+        assert follow("docs/ci.md", "By hand", tmp_path / "own") == name
+        assert not list(junit(tmp_path / "own/smoke.xml").iter("failure"))
+
+
+def test_the_script_says_that_it_lacks_hyperbuild(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [CI / "bundle.sh"],
+        env={"PATH": "/usr/bin:/bin", "IMAGE": "app:1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: hyperbuild is not on the PATH; run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_actions_other_steps(hyperbuild_env: dict[str, str], tmp_path: Path) -> None:

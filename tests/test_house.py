@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.support.checkout import CHECKOUT, ROOMS, copy_of_house, tracked_files
+
 TOOLS = Path(sys.executable).parent
-ROOMS = ("builder", "converter", "initramfs", "kernel", "launcher", "recipes")
 PYPROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
 
@@ -24,18 +23,6 @@ def run(*argv: str | Path, cwd: Path = CHECKOUT) -> subprocess.CompletedProcess[
     return subprocess.run(
         argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def tracked_files() -> list[Path]:
-    """Return the files of the checkout that are kept: git's list, or all but what git ignores."""
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    if listed.returncode == 0:
-        names = listed.stdout.split("\0")
-    else:
-        ignored = {".venv", ".demo", ".git", "build", "dist", "__pycache__"}
-        found = (path.relative_to(CHECKOUT) for path in CHECKOUT.rglob("*"))
-        names = [str(path) for path in found if not ignored & set(path.parts)]
-    return [path for name in names if name and (path := CHECKOUT / name).is_file()]
 
 
 @pytest.mark.parametrize(
@@ -71,21 +58,6 @@ def test_an_import_that_climbs_is_caught(tmp_path: Path, room: str, statement: s
     done = run(sys.executable, "-c", code, cwd=copy)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"hyperbuild.{room}.climber" in done.stdout
-
-
-def copy_of_house(parent: Path) -> Path:
-    copy = parent / "house"
-    copy.mkdir()
-    for path in tracked_files():
-        target = copy / path.relative_to(CHECKOUT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    (copy / ".typing/hyperbuild").mkdir(parents=True, exist_ok=True)
-    for room in ROOMS:
-        link = copy / ".typing/hyperbuild" / room
-        if not link.is_symlink():
-            link.symlink_to(f"../../{room}")
-    return copy
 
 
 def test_every_list_of_rooms_is_the_same() -> None:

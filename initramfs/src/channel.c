@@ -30,14 +30,21 @@ void put_u64(uint8_t *to, uint64_t value)
 	put_u32(to + 4, (uint32_t)value);
 }
 
-uint32_t get_u32(const uint8_t *from)
+uint16_t get_u16(const void *from)
 {
-	return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
+	const uint8_t *byte = from;
+
+	return (uint16_t)(byte[0] << 8 | byte[1]);
 }
 
-uint64_t get_u64(const uint8_t *from)
+uint32_t get_u32(const void *from)
 {
-	return (uint64_t)get_u32(from) << 32 | get_u32(from + 4);
+	return (uint32_t)get_u16(from) << 16 | get_u16((const uint8_t *)from + 2);
+}
+
+uint64_t get_u64(const void *from)
+{
+	return (uint64_t)get_u32(from) << 32 | get_u32((const uint8_t *)from + 4);
 }
 
 static bool port_is_called(const char *port, const char *wanted)
@@ -162,7 +169,7 @@ int send_mark(const struct channel *channel)
 	return channel->stream < 0 ? -1 : send_all(channel->stream, mark, sizeof(mark));
 }
 
-int channel_wait(const struct channel *channel)
+static int wait_readable(const struct channel *channel)
 {
 	struct pollfd watched = {.fd = channel->control, .events = POLLIN};
 	int ready;
@@ -182,7 +189,7 @@ static int receive_all(const struct channel *channel, uint8_t *to, size_t size)
 
 		if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
 			return -1;
-		if (count < 0 && channel_wait(channel) != 0)
+		if (count < 0 && wait_readable(channel) != 0)
 			return -1;
 		if (count > 0)
 			got += (size_t)count;
@@ -192,16 +199,18 @@ static int receive_all(const struct channel *channel, uint8_t *to, size_t size)
 
 int channel_receive(const struct channel *channel, struct message *message)
 {
-	static uint8_t payload[PAYLOAD_MAX];
+	static uint8_t payload[PAYLOAD_MAX + 1];
 	uint8_t head[8];
 
 	if (receive_all(channel, head, sizeof(head)) != 0)
 		return -1;
 	message->type = get_u32(head);
 	message->size = get_u32(head + 4);
-	message->payload = payload;
+	message->payload = (char *)payload;
 	if (message->size > PAYLOAD_MAX)
 		return -1;
+	memset(payload, 0, PAYLOAD_LEAST);
+	payload[message->size] = '\0';
 	return receive_all(channel, payload, message->size);
 }
 
@@ -243,11 +252,56 @@ int send_error(const struct channel *channel, const struct failure *why)
 	return send_message(channel, MESSAGE_ERROR, payload, 4 + size);
 }
 
+int send_started(const struct channel *channel, uint32_t process)
+{
+	uint8_t payload[4];
+
+	put_u32(payload, process);
+	return send_message(channel, MESSAGE_STARTED, payload, sizeof(payload));
+}
+
+int send_ended(const struct channel *channel, uint32_t process, uint32_t status)
+{
+	uint8_t payload[8];
+
+	put_u32(payload, process);
+	put_u32(payload + 4, status);
+	return send_message(channel, MESSAGE_ENDED, payload, sizeof(payload));
+}
+
+int send_refused(const struct channel *channel, uint32_t process, const struct failure *why)
+{
+	uint8_t payload[8 + sizeof(why->text)];
+	size_t size = strnlen(why->text, sizeof(why->text));
+
+	put_u32(payload, process);
+	put_u32(payload + 4, why->status);
+	memcpy(payload + 8, why->text, size);
+	return send_message(channel, MESSAGE_REFUSED, payload, 8 + size);
+}
+
+int send_input_window(const struct channel *channel, uint64_t sequence, uint32_t size)
+{
+	uint8_t payload[12];
+
+	put_u64(payload, sequence);
+	put_u32(payload + 8, size);
+	return send_message(channel, MESSAGE_INPUT_WINDOW, payload, sizeof(payload));
+}
+
+int send_pong(const struct channel *channel, uint64_t token)
+{
+	uint8_t payload[8];
+
+	put_u64(payload, token);
+	return send_message(channel, MESSAGE_PONG, payload, sizeof(payload));
+}
+
 int decode(struct decoder *decoder, const uint8_t **data, size_t *size, struct message *message)
 {
 	while (*size > 0 || decoder->have >= 8) {
 		uint32_t length;
-		size_t wanted, taken, inside;
+		size_t wanted, taken;
 
 		while (decoder->have < 8 && *size > 0) {
 			decoder->head[decoder->have++] = *(*data)++;
@@ -256,27 +310,23 @@ int decode(struct decoder *decoder, const uint8_t **data, size_t *size, struct m
 		if (decoder->have < 8)
 			return 0;
 		if (decoder->have == 8)
-			memset(decoder->payload, 0, sizeof(decoder->payload));
+			memset(decoder->payload, 0, PAYLOAD_LEAST);
 		length = get_u32(decoder->head + 4);
 		if (length > PAYLOAD_MAX)
 			return -1;
-		inside = decoder->have - 8;
-		wanted = length - inside;
+		wanted = 8 + length - decoder->have;
 		taken = wanted < *size ? wanted : *size;
-		if (inside < MESSAGE_ROOM) {
-			size_t room = MESSAGE_ROOM - inside;
-
-			memcpy(decoder->payload + inside, *data, taken < room ? taken : room);
-		}
+		memcpy(decoder->payload + decoder->have - 8, *data, taken);
 		*data += taken;
 		*size -= taken;
 		decoder->have += taken;
 		if (taken < wanted)
 			return 0;
 		decoder->have = 0;
+		decoder->payload[length] = '\0';
 		message->type = get_u32(decoder->head);
 		message->size = length;
-		message->payload = decoder->payload;
+		message->payload = (char *)decoder->payload;
 		return 1;
 	}
 	return 0;

@@ -16,11 +16,15 @@ enum { FIRST_LOOK = 50, SHARE_OF_WAIT = 8, MILLISECOND = 1000000 };
 
 static void arm_next(const struct health *health)
 {
-	uint64_t wait = health->spec->health_times.interval;
+	const struct health_times *times = &health->spec->health_times;
 	bool is_awaited = health->spec->is_watched || health->spec->hold == HOLD_WHEN_HEALTHY;
-	uint64_t share = (now() - health->started) / MILLISECOND / SHARE_OF_WAIT;
+	bool is_starting = !health->is_healthy && !health->is_unhealthy;
+	uint64_t waited = (now() - health->started) / MILLISECOND;
+	uint64_t share = waited / SHARE_OF_WAIT;
+	uint64_t wait = is_starting && waited < times->start_period ? times->start_interval
+								    : times->interval;
 
-	if (is_awaited && !health->is_healthy && !health->is_unhealthy) {
+	if (is_awaited && is_starting) {
 		share = share < FIRST_LOOK ? FIRST_LOOK : share;
 		wait = share < wait ? share : wait;
 	}
@@ -43,11 +47,17 @@ __attribute__((noreturn))
 static void run_check(const struct spec *spec)
 {
 	int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-	const struct standard files = {nothing, nothing, nothing};
+	const struct standard files = {nothing, nothing, nothing, -1};
+	const struct command command = {
+		.user = &spec->user,
+		.cwd = spec->cwd,
+		.environ = spec->environ,
+		.argv = spec->health,
+	};
 
 	if (nothing < 0)
 		_exit(STATUS_FAILED);
-	process_become(spec, spec->health, &files, -1);
+	process_become(&command, &files, -1);
 }
 
 void health_turn(struct health *health)

@@ -23,7 +23,7 @@ int set_clock(uint64_t moment, struct failure *why)
 	return 0;
 }
 
-static int seed_random(const struct text *seed, struct failure *why)
+int reseed(const void *seed, size_t size, struct failure *why)
 {
 	struct {
 		int entropy_count;
@@ -35,15 +35,14 @@ static int seed_random(const struct text *seed, struct failure *why)
 
 	if (fd < 0)
 		return fail(why, STATUS_FAILED, "/dev/random: %s", strerror(errno));
-	pool.entropy_count = (int)seed->size * 8;
-	pool.buf_size = (int)seed->size;
-	memcpy(pool.buf, seed->start, seed->size);
+	pool.entropy_count = (int)size * 8;
+	pool.buf_size = (int)size;
+	memcpy(pool.buf, seed, size);
 	/* A generator that has its key already takes another one only when it is told to. */
 	result = ioctl(fd, RNDADDENTROPY, &pool);
 	if (result == 0)
 		result = ioctl(fd, RNDRESEEDCRNG);
 	explicit_bzero(&pool, sizeof(pool));
-	explicit_bzero(seed->start, seed->size);
 	close(fd);
 	return result == 0 ? 0 : fail(why, STATUS_FAILED, "seed the RNG: %s", strerror(errno));
 }
@@ -67,8 +66,9 @@ int identity_take(const struct spec *spec, int directory, struct failure *why)
 	char line[HOSTNAME_MAX + 2];
 	size_t size = (size_t)snprintf(line, sizeof(line), "%s\n", spec->hostname);
 
-	if (seed_random(&spec->seed, why) != 0)
+	if (reseed(spec->seed.start, spec->seed.size, why) != 0)
 		return -1;
+	explicit_bzero(spec->seed.start, spec->seed.size);
 	if (sethostname(line, size - 1) != 0)
 		return fail(why, STATUS_FAILED, "sethostname: %s", strerror(errno));
 	if (put_file(directory, "hosts", spec->hosts.start, spec->hosts.size, why) != 0 ||

@@ -15,7 +15,7 @@
 #include "identity.h"
 #include "moment.h"
 #include "network.h"
-#include "process.h"
+#include "processes.h"
 #include "renew.h"
 #include "rootfs.h"
 #include "spec.h"
@@ -104,7 +104,8 @@ static int run(struct channel *channel, struct failure *why)
 	uint64_t counter_at_init = counter();
 	struct stamp stamps[STAMPS] = {{"init", now()}, {"rootfs", 0}, {"network", 0}};
 	struct template template;
-	struct process process;
+	static struct processes processes;
+	uint64_t executed;
 	uint32_t status;
 	int signals;
 
@@ -122,10 +123,12 @@ static int run(struct channel *channel, struct failure *why)
 	signals = signals_open();
 	if (signals < 0)
 		return fail(why, STATUS_FAILED, "signalfd: %s", strerror(errno));
-	if (process_start(&spec, &process, why) != 0)
+	processes.channel = channel;
+	processes.spec = &spec;
+	if (processes_begin(&processes, &executed, why) != 0)
 		return -1;
-	send_event(channel, process.executed, "exec");
-	if (supervise(channel, &process, &spec, &template, signals, &status, why) != 0)
+	send_event(channel, executed, "exec");
+	if (supervise(&processes, &template, signals, executed, &status, why) != 0)
 		return -1;
 	sync();
 	send_exit(channel, status);

@@ -182,7 +182,7 @@ int parse_network(char *text, struct network *network)
 int parse_health_times(char *text, struct health_times *times)
 {
 	uint64_t *const fields[] = {&times->interval, &times->timeout, &times->start_period,
-				    &times->retries};
+				    &times->start_interval, &times->retries};
 	char *rest = text;
 
 	drop_newline(text);
@@ -192,7 +192,28 @@ int parse_health_times(char *text, struct health_times *times)
 		if (word == NULL || parse_number(word, UINT32_MAX, fields[i]) != 0)
 			return -1;
 	}
-	return rest == NULL && times->interval > 0 && times->timeout > 0 && times->retries > 0 ? 0 : -1;
+	if (times->interval == 0 || times->timeout == 0 || times->start_interval == 0 ||
+	    times->retries == 0)
+		return -1;
+	return rest == NULL ? 0 : -1;
+}
+
+int parse_terminal_size(char *text, struct terminal_size *size)
+{
+	char *rest = text;
+	char *rows, *columns;
+	uint64_t number;
+
+	drop_newline(text);
+	rows = cut(&rest, ' ');
+	columns = cut(&rest, ' ');
+	if (columns == NULL || rest != NULL || parse_number(rows, UINT16_MAX, &number) != 0)
+		return -1;
+	size->rows = (uint16_t)number;
+	if (parse_number(columns, UINT16_MAX, &number) != 0)
+		return -1;
+	size->columns = (uint16_t)number;
+	return 0;
 }
 
 /* An address as /proc/net/tcp and tcp6 show it: words of the host's order in hexadecimal. */

@@ -35,8 +35,15 @@ struct network {
 struct health_times {
 	uint64_t interval;
 	uint64_t timeout;
-	uint64_t start_period; /* failures do not count for so long */
-	uint64_t retries;      /* so many failures in a row make it unhealthy */
+	uint64_t start_period;   /* failures do not count for so long */
+	uint64_t start_interval; /* the interval meanwhile, until it is healthy */
+	uint64_t retries;        /* so many failures in a row make it unhealthy */
+};
+
+/* How large a terminal is; zeros if nobody knows. */
+struct terminal_size {
+	uint16_t rows;
+	uint16_t columns;
 };
 
 /* Each returns 0, or -1 if text breaks the format. text is NUL-terminated at text[size] and may be
@@ -47,6 +54,7 @@ int parse_user(char *text, struct user *user);
 int parse_root_device(char *text, struct root_device *root);
 int parse_network(char *text, struct network *network);
 int parse_health_times(char *text, struct health_times *times);
+int parse_terminal_size(char *text, struct terminal_size *size);
 
 struct listener {
 	uint16_t port;

@@ -8,26 +8,14 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "freezer.h"
+#include "builtin.h"
 #include "moment.h"
+#include "terminal.h"
 
 enum { FILES_LIMIT = 1048576 }; /* what docker gives, and the kernel's fs.nr_open */
-
-/* What the child tells of a failure, through a pipe that a successful execve closes. */
-struct report {
-	int error;
-	uint32_t status;
-	char step[16];
-};
-
-struct pipes {
-	int input[2];
-	int output[2];
-	int error[2];
-	int report[2];
-};
 
 static const char *variable(char *const *environ, const char *name)
 {
@@ -41,24 +29,26 @@ static const char *variable(char *const *environ, const char *name)
 }
 
 /* Returns only on failure, with the errno; ELIBACC where the file is there but not its loader. */
-static int try_execute(const char *path, char *const *argv, const struct spec *spec)
+static int try_execute(const char *path, const struct command *command)
 {
 	int error;
 
-	execve(path, argv, spec->environ);
+	execve(path, command->argv, command->environ);
 	error = errno;
 	return error == ENOENT && access(path, F_OK) == 0 ? ELIBACC : error;
 }
 
 /* Tries each directory of PATH; returns only if nothing could be executed, with the errno. */
-static int execute(char *const *argv, const struct spec *spec)
+static int execute(const struct command *command)
 {
-	const char *name = argv[0];
-	const char *path = variable(spec->environ, "PATH");
+	const char *name = command->argv[0];
+	const char *path = variable(command->environ, "PATH");
 	int denied = 0;
 
 	if (strchr(name, '/') != NULL)
-		return try_execute(name, argv, spec);
+		return try_execute(name, command);
+	if (path != NULL && path[0] == '\0')
+		path = NULL;
 	while (path != NULL) {
 		char candidate[4096];
 		size_t size = strcspn(path, ":");
@@ -68,7 +58,7 @@ static int execute(char *const *argv, const struct spec *spec)
 		if (size == 0)
 			written = snprintf(candidate, sizeof(candidate), "./%s", name);
 		if (written > 0 && (size_t)written < sizeof(candidate)) {
-			int error = try_execute(candidate, argv, spec);
+			int error = try_execute(candidate, command);
 
 			if (error != ENOENT && error != ENOTDIR && error != EACCES)
 				return error;
@@ -81,14 +71,37 @@ static int execute(char *const *argv, const struct spec *spec)
 }
 
 __attribute__((noreturn))
-static void give_up(int pipe, const char *step, int error, uint32_t status)
+static void give_up(int report, const struct failure *why)
 {
-	struct report report = {.error = error, .status = status};
-
-	snprintf(report.step, sizeof(report.step), "%s", step);
-	if (write(pipe, &report, sizeof(report)) < 0)
+	if (report >= 0 && write(report, why, sizeof(*why)) < 0)
 		_exit(STATUS_FAILED);
-	_exit((int)status);
+	_exit((int)why->status);
+}
+
+__attribute__((noreturn))
+static void give_up_step(int report, const struct command *command, const char *step,
+			 uint32_t status)
+{
+	struct failure why;
+
+	fail(&why, status, "start %s: %s: %s", command->argv[0], step, strerror(errno));
+	give_up(report, &why);
+}
+
+__attribute__((noreturn))
+static void give_up_exec(int report, const char *name, int error)
+{
+	struct failure why;
+
+	if (error == ELIBACC)
+		fail(&why, STATUS_NOT_FOUND,
+		     "exec \"%s\": the interpreter or ELF loader it names is not in the image", name);
+	else if (error == ENOENT || error == ENOTDIR)
+		fail(&why, STATUS_NOT_FOUND, "exec \"%s\": %s", name,
+		     strchr(name, '/') ? "no such file in the image" : "not found in PATH");
+	else
+		fail(&why, STATUS_NOT_EXECUTABLE, "exec \"%s\": %s", name, strerror(error));
+	give_up(report, &why);
 }
 
 static void reset_signals(void)
@@ -101,146 +114,182 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-void process_become(const struct spec *spec, char *const *argv, const struct standard *files,
-		    int report)
+/* A built-in has all that hyperstart has, and needs none of it. */
+__attribute__((noreturn))
+static void become_builtin(const struct command *command)
 {
-	const struct rlimit limit = {FILES_LIMIT, FILES_LIMIT};
-	const struct user *user = &spec->user;
+	syscall(SYS_close_range, 3, ~0U, 0);
+	_exit(builtin_run(command->argv));
+}
+
+void process_become(const struct command *command, const struct standard *files, int report)
+{
+	const struct rlimit files_limit = {FILES_LIMIT, FILES_LIMIT};
+	const struct rlimit processes_limit = {RLIM_INFINITY, RLIM_INFINITY};
+	const struct user *user = command->user;
 	uint64_t executed;
-	int error;
 
 	reset_signals();
 	setsid();
 	umask(022);
+	if (files->terminal >= 0 && terminal_take(files->terminal) != 0)
+		give_up_step(report, command, "terminal", STATUS_FAILED);
 	if (dup2(files->input, 0) < 0 || dup2(files->output, 1) < 0 || dup2(files->error, 2) < 0)
-		give_up(report, "standard files", errno, STATUS_FAILED);
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-		give_up(report, "setrlimit", errno, STATUS_FAILED);
-	if (chdir(spec->cwd) != 0)
-		give_up(report, "chdir", errno, STATUS_FAILED);
+		give_up_step(report, command, "standard files", STATUS_FAILED);
+	if (setrlimit(RLIMIT_NOFILE, &files_limit) != 0 ||
+	    setrlimit(RLIMIT_NPROC, &processes_limit) != 0)
+		give_up_step(report, command, "setrlimit", STATUS_FAILED);
+	if (chdir(command->cwd) != 0)
+		give_up_step(report, command, command->cwd, STATUS_NOT_EXECUTABLE);
 	if (setgroups(user->group_count, user->groups) != 0 || setgid(user->gid) != 0 ||
 	    setuid(user->uid) != 0)
-		give_up(report, "set user", errno, STATUS_FAILED);
+		give_up_step(report, command, "set user", STATUS_FAILED);
 	executed = now();
 	if (report >= 0 && write(report, &executed, sizeof(executed)) < 0)
 		_exit(STATUS_FAILED);
-	error = execute(argv, spec);
-	give_up(report, "exec", error,
-		error == ENOENT || error == ENOTDIR || error == ELIBACC ? STATUS_NOT_FOUND
-									: STATUS_NOT_EXECUTABLE);
+	if (command->is_builtin)
+		become_builtin(command);
+	give_up_exec(report, command->argv[0], execute(command));
 }
 
-/* A group of its own is needed by what is to be frozen alone. */
-__attribute__((noreturn))
-static void become_application(const struct spec *spec, const struct pipes *pipes, int group)
+static void shut(int *fd)
 {
-	const struct standard files = {pipes->input[0], pipes->output[1], pipes->error[1]};
-
-	if (group >= 0 && write(group, "0", 1) != 1)
-		give_up(pipes->report[1], "control group", errno, STATUS_FAILED);
-	process_become(spec, spec->argv, &files, pipes->report[1]);
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
-static int explain(const struct spec *spec, const struct report *report, struct failure *why)
+/* Both ends of what a child is connected by; -1 for what there is not. */
+struct wires {
+	struct standard theirs;
+	struct stream_ends ours;
+	int report[2];
+};
+
+static void cut_theirs(struct wires *wires)
 {
-	const char *name = spec->argv[0];
-
-	if (strcmp(report->step, "exec") != 0)
-		return fail(why, report->status, "start %s: %s: %s", name, report->step,
-			    strerror(report->error));
-	if (report->error == ELIBACC)
-		return fail(why, report->status,
-			    "exec \"%s\": the interpreter or ELF loader it names is not in the image", name);
-	if (report->status != STATUS_NOT_FOUND)
-		return fail(why, report->status, "exec \"%s\": %s", name, strerror(report->error));
-	return fail(why, report->status, "exec \"%s\": %s", name,
-		    strchr(name, '/') ? "no such file in the image" : "not found in PATH");
-}
-
-/* Makes path with its parents; what is there stays as it is. */
-static int make_directories(const char *path, struct failure *why)
-{
-	char part[4096];
-	size_t size = strlen(path);
-
-	if (size >= sizeof(part))
-		return fail(why, STATUS_FAILED, "the working directory's path is too long");
-	for (size_t end = 1; end <= size; end++) {
-		if (path[end] != '/' && path[end] != '\0')
-			continue;
-		memcpy(part, path, end);
-		part[end] = '\0';
-		if (mkdir(part, 0755) != 0 && errno != EEXIST)
-			return fail(why, STATUS_FAILED, "working directory %s: %s", part,
-				    strerror(errno));
+	/* A terminal is all three of them. */
+	if (wires->theirs.terminal < 0) {
+		shut(&wires->theirs.input);
+		shut(&wires->theirs.output);
+		shut(&wires->theirs.error);
 	}
+	shut(&wires->theirs.terminal);
+	shut(&wires->report[1]);
+}
+
+static void cut_ours(struct wires *wires)
+{
+	shut(&wires->ours.input);
+	shut(&wires->ours.output);
+	shut(&wires->ours.error);
+	shut(&wires->report[0]);
+}
+
+/* A pipe whose end for the child a user without privileges may open anew (/dev/stdout), as under
+ * docker; our end is non-blocking. */
+static int open_pipe(int *reader, int *writer, bool is_read_by_us, uint32_t uid, uint32_t gid)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) != 0)
+		return -1;
+	*reader = ends[0];
+	*writer = ends[1];
+	if (fchown(ends[is_read_by_us ? 1 : 0], uid, gid) != 0)
+		return -1;
+	return fcntl(ends[is_read_by_us ? 0 : 1], F_SETFL, O_NONBLOCK);
+}
+
+static int wire_terminal(struct wires *wires, const struct command *command,
+			 const struct birth *birth, struct failure *why)
+{
+	struct terminal terminal;
+
+	if (terminal_open(&terminal, &birth->size, command->user->uid, why) != 0)
+		return -1;
+	wires->theirs = (struct standard){terminal.theirs, terminal.theirs, terminal.theirs,
+					  terminal.theirs};
+	wires->ours.is_terminal = true;
+	wires->ours.output = terminal.ours;
+	if (!birth->wants_input)
+		return 0;
+	wires->ours.input = fcntl(terminal.ours, F_DUPFD_CLOEXEC, 0);
+	return wires->ours.input >= 0 ? 0 : fail(why, STATUS_FAILED, "terminal: %s", strerror(errno));
+}
+
+static int wire_pipes(struct wires *wires, const struct command *command,
+		      const struct birth *birth, struct failure *why)
+{
+	uint32_t uid = command->user->uid, gid = command->user->gid;
+	int result = 0;
+
+	if (birth->wants_input)
+		result = open_pipe(&wires->theirs.input, &wires->ours.input, false, uid, gid);
+	else
+		wires->theirs.input = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (result != 0 || wires->theirs.input < 0 ||
+	    open_pipe(&wires->ours.output, &wires->theirs.output, true, uid, gid) != 0 ||
+	    open_pipe(&wires->ours.error, &wires->theirs.error, true, uid, gid) != 0)
+		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
 	return 0;
 }
 
-static int open_pipes(const struct spec *spec, struct pipes *pipes)
+static int wire(struct wires *wires, const struct command *command, const struct birth *birth,
+		struct failure *why)
 {
-	if (pipe2(pipes->input, O_CLOEXEC) != 0 || pipe2(pipes->output, O_CLOEXEC) != 0 ||
-	    pipe2(pipes->error, O_CLOEXEC) != 0 || pipe2(pipes->report, O_CLOEXEC) != 0)
+	int flags = O_CLOEXEC | (birth->is_asynchronous ? O_NONBLOCK : 0);
+
+	*wires = (struct wires){{-1, -1, -1, -1}, {-1, -1, -1, false}, {-1, -1}};
+	if (pipe2(wires->report, flags) != 0)
+		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
+	return birth->has_terminal ? wire_terminal(wires, command, birth, why)
+				   : wire_pipes(wires, command, birth, why);
+}
+
+int process_start(const struct command *command, const struct birth *birth, struct child *child,
+		  struct failure *why)
+{
+	struct wires wires;
+	int result = wire(&wires, command, birth, why);
+
+	if (result == 0) {
+		child->pid = fork();
+		if (child->pid < 0)
+			result = fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
+	}
+	if (result == 0 && child->pid == 0) {
+		/* A group of its own is needed by what is to be frozen alone. */
+		if (birth->group >= 0 && write(birth->group, "0", 1) != 1)
+			give_up_step(wires.report[1], command, "control group", STATUS_FAILED);
+		process_become(command, &wires.theirs, wires.report[1]);
+	}
+	cut_theirs(&wires);
+	if (result != 0) {
+		cut_ours(&wires);
 		return -1;
-	/* An application without privileges may open /dev/stdout anew, as under docker. */
-	if (fchown(pipes->input[0], spec->user.uid, spec->user.gid) != 0 ||
-	    fchown(pipes->output[1], spec->user.uid, spec->user.gid) != 0 ||
-	    fchown(pipes->error[1], spec->user.uid, spec->user.gid) != 0)
-		return -1;
-	if (fcntl(pipes->input[1], F_SETFL, O_NONBLOCK) != 0 ||
-	    fcntl(pipes->output[0], F_SETFL, O_NONBLOCK) != 0 ||
-	    fcntl(pipes->error[0], F_SETFL, O_NONBLOCK) != 0)
-		return -1;
+	}
+	child->report = wires.report[0];
+	child->ends = wires.ours;
 	return 0;
 }
 
-/* Reads what the child tells until execve closes the pipe: the time, and a report on failure. */
-static int hear_child(const struct spec *spec, int pipe, uint64_t *executed, struct failure *why)
+enum heard process_hear(int report, struct story *story, uint64_t *executed, struct failure *why)
 {
-	char told[sizeof(*executed) + sizeof(struct report)];
-	struct report report;
-	size_t size = 0;
 	ssize_t count;
 
-	while ((count = read(pipe, told + size, sizeof(told) - size)) > 0)
-		size += (size_t)count;
-	memcpy(executed, told, sizeof(*executed));
-	if (count == 0 && size == sizeof(*executed))
-		return 0;
+	/* A successful execve closes the pipe, as does any end. */
+	while ((count = read(report, story->told + story->size, sizeof(story->told) - story->size)) > 0)
+		story->size += (size_t)count;
+	if (count < 0 && (errno == EAGAIN || errno == EINTR))
+		return HEARD_NOTHING;
+	memcpy(executed, story->told, sizeof(*executed));
+	if (story->size == sizeof(*executed))
+		return HEARD_START;
 	/* A child that fails before its execve tells no time. */
-	if (size < sizeof(report))
-		return fail(why, STATUS_FAILED, "start %s: the child died", spec->argv[0]);
-	memcpy(&report, told + size - sizeof(report), sizeof(report));
-	return explain(spec, &report, why);
-}
-
-int process_start(const struct spec *spec, struct process *process, struct failure *why)
-{
-	struct pipes pipes;
-	int group = -1;
-	int result;
-
-	if (make_directories(spec->cwd, why) != 0)
-		return -1;
-	if (spec->hold != HOLD_NOWHERE && (group = freezer_open()) < 0)
-		return fail(why, STATUS_FAILED, "control group: %s", strerror(errno));
-	if (open_pipes(spec, &pipes) != 0)
-		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
-	process->pid = fork();
-	if (process->pid < 0)
-		return fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
-	if (process->pid == 0)
-		become_application(spec, &pipes, group);
-	if (group >= 0)
-		close(group);
-	close(pipes.input[0]);
-	close(pipes.output[1]);
-	close(pipes.error[1]);
-	close(pipes.report[1]);
-	process->input = pipes.input[1];
-	process->output = pipes.output[0];
-	process->error = pipes.error[0];
-	result = hear_child(spec, pipes.report[0], &process->executed, why);
-	close(pipes.report[0]);
-	return result;
+	if (story->size >= sizeof(*why))
+		memcpy(why, story->told + story->size - sizeof(*why), sizeof(*why));
+	else
+		fail(why, STATUS_FAILED, "the child died before it was what it is to be");
+	return HEARD_FAILURE;
 }

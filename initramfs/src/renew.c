@@ -5,7 +5,7 @@
 #include "identity.h"
 #include "moment.h"
 #include "network.h"
-#include "stream.h"
+#include "processes.h"
 
 static int lost(struct failure *why)
 {
@@ -23,16 +23,26 @@ static int take_part(const struct message *message, struct failure *why)
 	return spec_put(name, name + size + 1, message->size - size - 1, why);
 }
 
+/* What a message means whose time is not now. */
+static void put_off(const struct channel *channel, const struct message *message)
+{
+	if (message->type == MESSAGE_EXEC)
+		refuse_exec(channel, message, "this VM is to be renewed first");
+	else if (message->type == MESSAGE_PING && message->size == sizeof(uint64_t))
+		send_pong(channel, get_u64(message->payload));
+}
+
 /* Takes messages until one of the type ending, which stays in *message. */
 static int take_until(const struct channel *channel, uint32_t ending, struct message *message,
 		      struct failure *why)
 {
-	do {
-		if (channel_receive(channel, message) != 0)
-			return lost(why);
+	while (message->type != ending) {
 		if (message->type == MESSAGE_SPEC && take_part(message, why) != 0)
 			return -1;
-	} while (message->type != ending);
+		put_off(channel, message);
+		if (channel_receive(channel, message) != 0)
+			return lost(why);
+	}
 	return 0;
 }
 
@@ -40,12 +50,25 @@ static int take_clock(const struct channel *channel, uint64_t asked, struct fail
 {
 	struct message message;
 
+	if (channel_receive(channel, &message) != 0)
+		return lost(why);
 	if (take_until(channel, MESSAGE_CLOCK, &message, why) != 0)
 		return -1;
 	if (message.size != sizeof(uint64_t))
 		return fail(why, STATUS_FAILED, "renew: the host's clock is malformed");
 	/* The answer may have lain here for as long as the question is old. */
 	return set_clock(get_u64(message.payload) + now() - asked, why);
+}
+
+/* Waits for the first word of who has copied the VM. What the host of the template has still sent,
+ * as it took the last output, is none. */
+static int wait_for_copy(const struct channel *channel, struct message *message)
+{
+	do {
+		if (channel_receive(channel, message) != 0)
+			return -1;
+	} while (message->type != MESSAGE_SPEC && message->type != MESSAGE_START);
+	return 0;
 }
 
 int hold_and_renew(const struct channel *channel, struct spec *spec,
@@ -58,7 +81,7 @@ int hold_and_renew(const struct channel *channel, struct spec *spec,
 	if (spec_spend_seed(why) != 0)
 		return -1;
 	if (send_event(channel, now(), "held") != 0 || send_mark(channel) != 0 ||
-	    channel_wait(channel) != 0)
+	    wait_for_copy(channel, &message) != 0)
 		return lost(why);
 	resumed = now();
 	if (send_event(channel, resumed, "resumed") != 0 ||

@@ -8,7 +8,7 @@
 static const char *const names[] = {
 	"argv", "environ", "cwd", "user", "rootfs", "upper", "hostname", "net",
 	"hosts", "machine-id", "resolv.conf", "stop-signal", "clock", "seed",
-	"watch", "hold", "health", "health-times",
+	"watch", "hold", "health", "health-times", "tty",
 };
 
 enum { NAMES = sizeof(names) / sizeof(names[0]) };
@@ -101,7 +101,7 @@ static int parse_hold(const struct text *text, enum hold *hold)
 
 int spec_read(struct spec *spec, struct failure *why)
 {
-	struct text cwd, hostname, user, root, upper, network, watch, hold, times;
+	struct text cwd, hostname, user, root, upper, network, watch, hold, times, tty;
 
 	if (directory < 0)
 		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -114,6 +114,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	    read_strings("health", spec->health, why) != 0 ||
 	    read_text("health-times", &times, why) != 0 ||
 	    read_text("hold", &hold, why) != 0 ||
+	    read_text("tty", &tty, why) != 0 ||
 	    read_text("machine-id", &spec->machine_id, why) != 0 ||
 	    read_text("cwd", &cwd, why) != 0 ||
 	    read_text("hostname", &hostname, why) != 0 ||
@@ -159,6 +160,14 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: machine-id is malformed");
 	if (parse_hold(&hold, &spec->hold) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: hold is malformed");
+	spec->has_terminal = tty.size > 0;
+	if (spec->has_terminal && parse_terminal_size(tty.start, &spec->terminal_size) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: tty is malformed");
+	/* A terminal that goes on elsewhere would have to be another one. */
+	if (spec->has_terminal &&
+	    (spec->hold == HOLD_WHEN_LISTENING || spec->hold == HOLD_WHEN_HEALTHY))
+		return fail(why, STATUS_FAILED,
+			    "boot spec: tty is not for what is held while it runs");
 	return 0;
 }
 

@@ -37,6 +37,8 @@ struct spec {
 	uint64_t stop_signal;
 	bool is_watched; /* somebody wants to know when it listens and is healthy, as soon as it is */
 	bool are_ports_watched; /* and on which ports */
+	bool has_terminal; /* of that size */
+	struct terminal_size terminal_size;
 	enum hold hold;
 	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
 };

@@ -11,18 +11,20 @@
 
 #include "freezer.h"
 #include "health.h"
+#include "identity.h"
 #include "listening.h"
 #include "moment.h"
 #include "stream.h"
 
-enum { SIGNALS, CONTROL, TIMER, LISTENING, HEALTH, STREAM, WATCHED = STREAM + STREAM_WATCHED };
+enum { SIGNALS, CONTROL, TIMER, LISTENING, HEALTH, PROCESSES };
+enum { WATCHED = PROCESSES + PROCESSES_WATCHED };
 
 /* The grace that an application is given when the host has gone without a word. */
 enum { ORPHAN_GRACE_MILLISECONDS = 10000 };
 
 struct supervisor {
 	struct channel *channel;
-	struct stream stream;
+	struct processes *processes;
 	struct decoder decoder;
 	int signals;
 	int timer;
@@ -31,9 +33,12 @@ struct supervisor {
 	struct spec *spec;
 	const struct template *template;
 	bool is_to_be_held; /* what is waited for has come */
-	pid_t pid; /* 0 once the application is dead */
-	uint32_t status;
 };
+
+static bool is_alive(const struct supervisor *self)
+{
+	return self->processes->list[APPLICATION].is_alive;
+}
 
 int signals_open(void)
 {
@@ -49,7 +54,7 @@ int signals_open(void)
 
 static void tell_health(struct supervisor *self, enum health_change change)
 {
-	if (change == HEALTH_SAME || self->pid == 0)
+	if (change == HEALTH_SAME || !is_alive(self))
 		return;
 	send_event(self->channel, now(), change == HEALTH_BETTER ? "healthy" : "unhealthy");
 	self->is_to_be_held |= change == HEALTH_BETTER && self->spec->hold == HOLD_WHEN_HEALTHY;
@@ -64,14 +69,14 @@ static void bury(struct supervisor *self)
 	while (read(self->signals, &info, sizeof(info)) > 0)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		bool was_alive = is_alive(self);
+
 		if (pid == self->health.pid)
 			tell_health(self, health_judge(&self->health, status));
-		if (pid != self->pid)
+		processes_bury(self->processes, pid, status);
+		if (!was_alive || is_alive(self))
 			continue;
 		health_stop(&self->health);
-		self->pid = 0;
-		self->status = WIFSIGNALED(status) ? 128 + (uint32_t)WTERMSIG(status)
-						   : (uint32_t)WEXITSTATUS(status);
 		/* What it leaves behind ends with it, as in a container, and lets go of the pipes. */
 		kill(-1, SIGKILL);
 	}
@@ -79,22 +84,36 @@ static void bury(struct supervisor *self)
 
 static void stop(struct supervisor *self, uint32_t grace)
 {
-	if (self->pid == 0)
+	if (!is_alive(self))
 		return;
-	kill(self->pid, (int)self->spec->stop_signal);
+	processes_signal(self->processes, APPLICATION, (int)self->spec->stop_signal);
 	timer_arm(self->timer, grace);
 }
 
+/* What is of no use is skipped: that a seed or a time was not taken is no reason to end. */
 static void obey(struct supervisor *self, const struct message *message)
 {
-	uint32_t number = get_u32(message->payload);
+	const char *payload = message->payload;
+	const struct terminal_size size = {get_u16(payload + 4), get_u16(payload + 6)};
+	struct failure ignored;
 
-	if (self->pid == 0 || message->size != 4)
-		return;
-	if (message->type == MESSAGE_SIGNAL && number < (uint32_t)NSIG)
-		kill(self->pid, (int)number);
-	else if (message->type == MESSAGE_STOP)
-		stop(self, number);
+	if (message->type == MESSAGE_EXEC && message->size >= 4)
+		processes_exec(self->processes, message);
+	else if (message->type == MESSAGE_SIGNAL && message->size == 8 &&
+		 get_u32(payload) < (uint32_t)NSIG)
+		processes_signal(self->processes, get_u32(payload + 4), (int)get_u32(payload));
+	else if (message->type == MESSAGE_STOP && message->size == 4)
+		stop(self, get_u32(payload));
+	else if (message->type == MESSAGE_RESIZE && message->size == 8)
+		processes_resize(self->processes, get_u32(payload), &size);
+	else if (message->type == MESSAGE_OUTPUT_WINDOW && message->size == 12)
+		stream_widen(&self->processes->stream, get_u64(payload), get_u32(payload + 8));
+	else if (message->type == MESSAGE_PING && message->size == 8)
+		send_pong(self->channel, get_u64(payload));
+	else if (message->type == MESSAGE_CLOCK && message->size == 8)
+		set_clock(get_u64(payload), &ignored);
+	else if (message->type == MESSAGE_RESEED && message->size > 0 && message->size <= SEED_MAX)
+		reseed(payload, message->size, &ignored);
 }
 
 static int hear(struct supervisor *self, struct failure *why)
@@ -122,8 +141,8 @@ static void grace_is_over(struct supervisor *self)
 {
 	uint64_t expirations;
 
-	if (read(self->timer, &expirations, sizeof(expirations)) > 0 && self->pid != 0)
-		kill(self->pid, SIGKILL);
+	if (read(self->timer, &expirations, sizeof(expirations)) > 0)
+		processes_signal(self->processes, APPLICATION, SIGKILL);
 }
 
 static void look_for_listener(struct supervisor *self)
@@ -170,16 +189,15 @@ static int watch_health(struct supervisor *self, uint64_t since, struct failure 
 
 static int turn(struct supervisor *self, struct failure *why)
 {
-	struct pollfd watched[WATCHED] = {
-		[SIGNALS] = {.fd = self->signals, .events = POLLIN},
-		[CONTROL] = {.fd = self->channel->control, .events = POLLIN},
-		[TIMER] = {.fd = self->timer, .events = POLLIN},
-		[LISTENING] = {.fd = self->listening.timer, .events = POLLIN},
-		[HEALTH] = {.fd = self->health.timer, .events = POLLIN},
-	};
+	struct pollfd watched[WATCHED];
+	nfds_t count = PROCESSES + processes_watch(self->processes, watched + PROCESSES);
 
-	stream_watch(&self->stream, watched + STREAM);
-	if (poll(watched, WATCHED, -1) < 0)
+	watched[SIGNALS] = (struct pollfd){.fd = self->signals, .events = POLLIN};
+	watched[CONTROL] = (struct pollfd){.fd = self->channel->control, .events = POLLIN};
+	watched[TIMER] = (struct pollfd){.fd = self->timer, .events = POLLIN};
+	watched[LISTENING] = (struct pollfd){.fd = self->listening.timer, .events = POLLIN};
+	watched[HEALTH] = (struct pollfd){.fd = self->health.timer, .events = POLLIN};
+	if (poll(watched, count, -1) < 0)
 		return errno == EINTR ? 0 : fail(why, STATUS_FAILED, "poll: %s", strerror(errno));
 	if (watched[SIGNALS].revents)
 		bury(self);
@@ -191,7 +209,7 @@ static int turn(struct supervisor *self, struct failure *why)
 		health_turn(&self->health);
 	if (watched[CONTROL].revents && hear(self, why) != 0)
 		return -1;
-	return stream_turn(&self->stream, watched + STREAM, why);
+	return processes_turn(self->processes, watched + PROCESSES, why);
 }
 
 /* Nothing of the application runs from before the VM is copied until the copy has its identity. */
@@ -200,49 +218,45 @@ static int hold(struct supervisor *self, struct failure *why)
 	self->is_to_be_held = false;
 	if (freezer_set(true) != 0)
 		return fail(why, STATUS_FAILED, "freeze the application: %s", strerror(errno));
-	while (!stream_is_quiet(&self->stream)) {
+	/* Half a message would be taken for the beginning of the next host's first. */
+	while (!stream_is_quiet(&self->processes->stream, APPLICATION) || self->decoder.have > 0) {
 		if (turn(self, why) != 0)
 			return -1;
 	}
 	if (hold_and_renew(self->channel, self->spec, self->template, why) != 0)
 		return -1;
+	if (self->spec->has_terminal)
+		return fail(why, STATUS_FAILED, "renew: tty is not for what runs already");
 	spec_forget();
+	stream_renew(&self->processes->stream);
 	if (freezer_set(false) != 0)
 		return fail(why, STATUS_FAILED, "thaw the application: %s", strerror(errno));
 	return watch_health(self, now(), why) != 0 ? -1 : watch_listening(self, now(), why);
 }
 
-int supervise(struct channel *channel, const struct process *process, struct spec *spec,
-	      const struct template *template, int signals_fd, uint32_t *status,
-	      struct failure *why)
+int supervise(struct processes *processes, const struct template *template, int signals_fd,
+	      uint64_t started, uint32_t *status, struct failure *why)
 {
 	static struct supervisor self;
 
 	self.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (self.timer < 0)
 		return fail(why, STATUS_FAILED, "timerfd: %s", strerror(errno));
-	self.channel = channel;
+	self.channel = processes->channel;
+	self.processes = processes;
 	self.signals = signals_fd;
-	self.pid = process->pid;
-	self.spec = spec;
+	self.spec = processes->spec;
 	self.template = template;
 	self.listening.timer = -1;
 	self.health.timer = -1;
-	if (watch_health(&self, process->executed, why) != 0 ||
-	    watch_listening(&self, process->executed, why) != 0)
+	if (watch_health(&self, started, why) != 0 || watch_listening(&self, started, why) != 0)
 		return -1;
-	self.stream.port = channel->stream;
-	self.stream.input = process->input;
-	self.stream.output = process->output;
-	self.stream.error = process->error;
-	while (self.pid != 0 || !stream_is_done(&self.stream)) {
+	while (!processes_are_over(processes)) {
 		if (turn(&self, why) != 0 || (self.is_to_be_held && hold(&self, why) != 0))
-			break;
+			return -1;
 	}
-	/* The port may have been closed on the way. */
-	channel->stream = self.stream.port;
-	*status = self.status;
-	return why->status == 0 ? 0 : -1;
+	*status = processes->list[APPLICATION].status;
+	return 0;
 }
 
 void wait_for_host(const struct channel *channel)

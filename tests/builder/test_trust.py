@@ -14,6 +14,7 @@ from hyperbuild.builder.policy import Rule, read_policy
 from hyperbuild.builder.signing import load_key, load_signer, sign, signed_payload
 from hyperbuild.builder.statement import PAYLOAD_TYPE, read_statement, write_statement
 from hyperbuild.converter.errors import ContentError, InputError, VerificationError
+from hyperbuild.converter.oci import digest_of
 from tests.builder.parcels import in_store, push_cli, refused, write_parcel
 from tests.launcher.support import DIGEST, make_files
 
@@ -60,12 +61,12 @@ def policy_of(directory: Path, keys: Path, images: str, **more: Any) -> Path:
 
 def statement(made: str = "2026-05-01T00:00:00Z", manifest: str = DIGEST) -> bytes:
     return write_statement(
-        make_files().bundle,
+        make_files().document,
         manifest=manifest,
-        document=manifest,
         name="here/app",
         made=made,
         version="0",
+        tools={},
     )
 
 
@@ -88,7 +89,8 @@ def test_the_statement_is_provenance_that_others_read(keys: Path) -> None:
     assert said["predicateType"] == "https://slsa.dev/provenance/v1"
     sources = said["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert {source.get("uri") for source in sources} >= {"test"}
-    assert read_statement(statement()).digests == {DIGEST}
+    document = digest_of(make_files().document)
+    assert read_statement(statement()).digests == {DIGEST, document}
 
 
 @pytest.mark.parametrize(

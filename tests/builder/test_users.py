@@ -14,11 +14,14 @@ nginx:x:101:102:nginx:/var/cache/nginx:/sbin/nologin
 
 short:x:500
 7up:x:77:78::/home/7up:
+twin:x:101:103::/home/twin:
+8:x:88:88::/home/eight:
 """
 GROUP = b"""root:x:0:
 nginx:x:102:
 adm:x:4:root,nginx
 www:x:33:nginx
+9:x:99:
 """
 
 
@@ -36,6 +39,12 @@ www:x:33:nginx
         (":www", User(0, 33), "/root"),
         ("short", User(500, 0), "/"),
         ("7up", User(77, 78), "/home/7up"),
+        # By the time HOME is set a runtime knows the number alone.
+        ("twin", User(101, 103), "/var/cache/nginx"),
+        # Digits are a number, also where somebody has them as a name.
+        ("8", User(8, 0), "/"),
+        ("088", User(88, 88), "/home/eight"),
+        ("nginx:9", User(101, 9), "/var/cache/nginx"),
     ],
 )
 def test_every_form_of_user(spec: str, user: User, home: str) -> None:

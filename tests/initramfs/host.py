@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-HELLO, EVENT, EXIT, ERROR = 1, 2, 3, 4
-SIGNAL, STOP, SPEC, START, CLOCK = 16, 17, 18, 19, 20
-VERSION = 3
+HELLO, EVENT, EXIT, ERROR, STARTED, ENDED, REFUSED, INPUT_WINDOW, PONG = range(1, 10)
+SIGNAL, STOP, SPEC, START, CLOCK, EXEC, RESIZE, WINDOW, PING, RESEED = range(16, 26)
+NAMES = (
+    "", "hello", "event", "exit", "error", "started", "ended", "refused", "window", "pong",
+)  # fmt: skip
+VERSION = 4
+OUTPUT_AT_FIRST = 256 << 10
+INPUT_AT_FIRST = 64 << 10
 SEED = bytes(range(64))
 NOW = 2_000_000_000_000_000_000
 
@@ -95,6 +101,7 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
         "upper": b"",
         "health": b"",
         "health-times": b"",
+        "tty": b"",
     }
     return files | renamed(changes)
 
@@ -113,8 +120,12 @@ class Told:
     events: list[tuple[str, int]] = field(default_factory=list)
     status: int | None = None
     error: tuple[int, str] | None = None
-    streams: dict[int, bytearray] = field(default_factory=lambda: {1: bytearray(), 2: bytearray()})
+    streams: dict[int, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     ended: set[int] = field(default_factory=set)
+    started: list[int] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, tuple[int, str]] = field(default_factory=dict)
+    pongs: list[int] = field(default_factory=list)
     marks: int = 0
     order: list[str] = field(default_factory=list)
     console: bytearray = field(default_factory=bytearray)
@@ -128,6 +139,20 @@ class Told:
     def stderr(self) -> bytes:
         """Standard error so far."""
         return bytes(self.streams[2])
+
+    def output(self, process: int) -> bytes:
+        """Standard output of a process so far."""
+        return bytes(self.streams[2 * process + 1])
+
+    def errors(self, process: int) -> bytes:
+        """Standard error of a process so far."""
+        return bytes(self.streams[2 * process + 2])
+
+    def is_over(self, process: int) -> bool:
+        """Whether a process has ended, or never began, and all of it is told."""
+        if process in self.refused:
+            return True
+        return process in self.statuses and {2 * process + 1, 2 * process + 2} <= self.ended
 
 
 class Machine:
@@ -145,7 +170,11 @@ class Machine:
     ) -> None:
         self.told = Told()
         self.hold_stream = False
+        self.held_windows: set[int] = set()
         self.read_size = 1 << 16
+        self._windows: dict[int, int] = defaultdict(lambda: OUTPUT_AT_FIRST)
+        self._rooms: dict[int, int] = defaultdict(lambda: INPUT_AT_FIRST)
+        self._inputs: dict[int, deque[bytes]] = defaultdict(deque)
         initrd.write_bytes(initrd.read_bytes() + spec_segment({"rootfs": board.rootfs, **files}))
         pairs = [socket.socketpair() for _ in range(3)]
         self._console, self.control, self.stream = (ours for ours, _ in pairs)
@@ -204,8 +233,48 @@ class Machine:
         self._unsent[self.control] += data
 
     def send_frame(self, data: bytes, sequence: int = 1) -> None:
-        """Queue a stream frame."""
+        """Queue data for a stream, which goes as the guest's window has room for it."""
+        self._inputs[sequence].append(data)
+        self._pump(sequence)
+
+    def send_frame_at_once(self, data: bytes, sequence: int = 1) -> None:
+        """Queue a stream frame whatever the guest's window is."""
+        self._rooms[sequence] -= len(data)
         self._unsent[self.stream] += struct.pack(">QI", sequence, len(data)) + data
+
+    def _pump(self, sequence: int) -> None:
+        waiting = self._inputs[sequence]
+        while waiting and (self._rooms[sequence] > 0 or not waiting[0]):
+            data = waiting.popleft()
+            part, rest = data[: self._rooms[sequence]], data[self._rooms[sequence] :]
+            if rest:
+                waiting.appendleft(rest)
+            self.send_frame_at_once(part, sequence)
+
+    def exec(
+        self,
+        process: int,
+        *argv: str | bytes,
+        flags: int = 0,
+        size: tuple[int, int] = (0, 0),
+        user: bytes = b"",
+        cwd: bytes = b"",
+        environ: tuple[bytes, ...] = (),
+    ) -> None:
+        """Queue EXEC."""
+        words = [word.encode() if isinstance(word, str) else word for word in argv]
+        strings = (user, cwd, *environ, b"", *words)
+        head = struct.pack(">IIHH", process, flags, *size)
+        self.send(EXEC, head + b"".join(text + b"\0" for text in strings))
+
+    def signal(self, number: int, process: int = 0) -> None:
+        """Queue SIGNAL."""
+        self.send(SIGNAL, struct.pack(">II", number, process))
+
+    def widen(self, sequence: int, size: int) -> None:
+        """Queue WINDOW: let so much more of a stream come."""
+        self._windows[sequence] += size
+        self.send(WINDOW, struct.pack(">QI", sequence, size))
 
     def until(self, wanted: Callable[[Told], object], patience: float = PATIENCE) -> bool:
         """Carry bytes until wanted is true of what was told; False if time or the VM ends first."""
@@ -218,7 +287,7 @@ class Machine:
     def finish(self) -> Told:
         """Run to the end as the launcher does: all is read, the stream port closed, QEMU gone."""
         complete = self.until(
-            lambda told: told.error or (told.status is not None and told.ended == {1, 2})
+            lambda told: told.error or (told.status is not None and {1, 2} <= told.ended)
         )
         assert complete, f"the guest told no end: {self.told}"
         return self.power_off()
@@ -308,10 +377,34 @@ class Machine:
             told.events.append((payload[8:].decode(), int.from_bytes(payload[:8])))
         elif kind == EXIT:
             (told.status,) = struct.unpack(">I", payload)
-        else:
-            assert kind == ERROR
+        elif kind == ERROR:
             told.error = (int.from_bytes(payload[:4]), payload[4:].decode())
-        told.order.append(("", "hello", "event", "exit", "error")[kind])
+        else:
+            self._take_of_process(kind, payload)
+        told.order.append(NAMES[kind])
+
+    def _take_of_process(self, kind: int, payload: bytes) -> None:
+        told = self.told
+        if kind == STARTED:
+            told.started += struct.unpack(">I", payload)
+        elif kind == ENDED:
+            process, status = struct.unpack(">II", payload)
+            assert process in told.started
+            assert process not in told.statuses
+            told.statuses[process] = status
+        elif kind == REFUSED:
+            told.refused[int.from_bytes(payload[:4])] = (
+                int.from_bytes(payload[4:8]),
+                payload[8:].decode(),
+            )
+        elif kind == INPUT_WINDOW:
+            sequence, size = struct.unpack(">QI", payload)
+            self._rooms[sequence] += size
+            assert self._rooms[sequence] <= INPUT_AT_FIRST
+            self._pump(sequence)
+        else:
+            assert kind == PONG
+            told.pongs += struct.unpack(">Q", payload)
 
     def _take_frames(self) -> None:
         buffer = self._buffers[self.stream]
@@ -325,6 +418,10 @@ class Machine:
                 del buffer[:12]
                 continue
             assert sequence not in self.told.ended
+            assert length <= self._windows[sequence]
+            self._windows[sequence] -= length
+            if length and sequence not in self.held_windows:
+                self.widen(sequence, length)
             self.told.streams[sequence] += buffer[12 : 12 + length]
             if not length:
                 self.told.ended.add(sequence)

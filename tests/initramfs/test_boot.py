@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.initramfs.host import NOW, SIGNAL, STOP, microvm, pc_with_pmem, spec
+from tests.initramfs.host import (
+    NOW,
+    OUTPUT_AT_FIRST,
+    SIGNAL,
+    STOP,
+    microvm,
+    pc_with_pmem,
+    spec,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +139,8 @@ def test_an_error_is_one_printable_line(power_on: PowerOn) -> None:
         ("seed", b""),
         ("watch", b"everything"),
         ("hold", b"exec"),
+        ("tty", b"24\n"),
+        ("tty", b"24 65536\n"),
         ("health", b"unterminated"),
         ("machine-id", b"0123456789abcdef\n"),
         ("machine-id", b"0123456789ABCDEF" * 2 + b"\n"),
@@ -209,6 +219,12 @@ def test_arguments_environment_and_descriptors(power_on: PowerOn) -> None:
         assert machine.finish().stdout == b"[PATH=/bin][EMPTY=][TWO=a=b][TWO=c]"
     with power_on(spec("probe", "fds")) as machine:
         assert machine.finish().stdout == b"0 1 2 "
+
+
+def test_nothing_is_found_in_an_empty_path(power_on: PowerOn) -> None:
+    with power_on(spec("probe", "exit", "0", environ=b"PATH=\0", cwd=b"/bin")) as machine:
+        told = machine.finish()
+    assert told.error == (127, 'exec "probe": not found in PATH')
 
 
 def test_signals_reach_the_application_unmasked(power_on: PowerOn) -> None:
@@ -314,7 +330,7 @@ def test_much_output_to_a_slow_reader_is_whole(power_on: PowerOn) -> None:
 
 
 def test_the_last_output_survives_a_host_that_reads_it_late(power_on: PowerOn) -> None:
-    size = MIB
+    size = OUTPUT_AT_FIRST
     with power_on(spec("probe", "pour", str(size))) as machine:
         machine.hold_stream = True
         assert machine.until(lambda told: told.status is not None)
@@ -364,15 +380,16 @@ def test_stop_kills_what_ignores_it(power_on: PowerOn, grace: int) -> None:
 def test_signals_are_passed_on_and_nonsense_is_skipped(power_on: PowerOn) -> None:
     with power_on(spec("probe", "listen")) as machine:
         assert machine.until(lambda told: b"ready" in told.stdout)
-        machine.send(SIGNAL, struct.pack(">I", signal.SIGHUP))
+        machine.signal(signal.SIGHUP)
         assert machine.until(lambda told: b"signal 1\n" in told.stdout)
         machine.send(99, bytes(65536))
         machine.send(SIGNAL, b"\0")
-        machine.send(SIGNAL, struct.pack(">I", 0xFFFFFFFF))
+        machine.signal(0xFFFFFFFF)
+        machine.signal(signal.SIGTERM, 1)
         machine.send(STOP, b"12345678")
-        machine.send(SIGNAL, struct.pack(">I", signal.SIGUSR1))
+        machine.signal(signal.SIGUSR1)
         assert machine.until(lambda told: b"signal 10\n" in told.stdout)
-        machine.send(SIGNAL, struct.pack(">I", signal.SIGTERM))
+        machine.signal(signal.SIGTERM)
         told = machine.finish()
     assert (told.stdout, told.status) == (b"ready\nsignal 1\nsignal 10\n", 7)
 
@@ -422,6 +439,6 @@ def test_a_closed_stream_lets_the_application_run_on(power_on: PowerOn) -> None:
         before = machine.cpu_seconds()
         machine.until(lambda _: False, patience=2)
         assert machine.cpu_seconds() - before < 1.0
-        machine.send(SIGNAL, struct.pack(">I", signal.SIGTERM))
+        machine.signal(signal.SIGTERM)
         assert machine.until(lambda told: told.status is not None)
         assert machine.wait().status == 7

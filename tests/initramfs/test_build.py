@@ -43,7 +43,11 @@ def test_it_is_compiled_once_and_leaves_nothing_else(
     built = build_initramfs(tmp_path, progress=QUIET)
     monkeypatch.setattr(build, "_compile", lambda _compiler: pytest.fail("compiled again"))
     assert build_initramfs(tmp_path, progress=QUIET) == built
-    assert sorted(path.name for path in built.path.parent.iterdir()) == [".lock", "initramfs.cpio"]
+    assert sorted(path.name for path in built.path.parent.iterdir()) == [
+        ".lock",
+        "initramfs.cpio",
+        "tools",
+    ]
 
 
 def test_it_holds_init_and_the_console(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.initramfs.host import SIGNAL, STOP, spec
+from tests.initramfs.host import STOP, spec
 
 if TYPE_CHECKING:
     from tests.initramfs.conftest import PowerOn
@@ -25,14 +25,14 @@ def test_the_first_success_is_told_and_so_is_every_change(power_on: PowerOn) -> 
     files = spec(
         *("probe", "bloom", "200", "/ok"),
         health=CHECK,
-        health_times=b"100 5000 60000 2\n",
+        health_times=b"100 5000 60000 5000 2\n",
         watch=b"boot\n",
     )
     with power_on(files) as machine:
         assert machine.until(lambda told: names(told.events).count("healthy") == 1)
         told = machine.told
         assert dict(told.events)["healthy"] - dict(told.events)["exec"] >= 200_000_000
-        machine.send(SIGNAL, int(signal.SIGUSR1).to_bytes(4))
+        machine.signal(signal.SIGUSR1)
         assert machine.until(lambda told: "unhealthy" in names(told.events))
         machine.send(STOP, (10_000).to_bytes(4))
         told = machine.finish()
@@ -58,7 +58,7 @@ def test_ports_are_told_as_they_are_opened(
         assert names(machine.finish().events)[4:] == told
 
 
-@pytest.mark.parametrize("times", [b"100 50 0 3\n", b"100 50 500 1\n"])
+@pytest.mark.parametrize("times", [b"100 50 0 5000 3\n", b"100 50 500 100 1\n"])
 def test_a_check_that_never_ends_is_a_failed_one(power_on: PowerOn, times: bytes) -> None:
     files = spec("probe", "listen", health=b"probe\0listen\0", health_times=times)
     with power_on(files) as machine:
@@ -73,7 +73,8 @@ def test_no_failure_counts_while_the_application_starts(power_on: PowerOn) -> No
     files = spec(
         *("probe", "bloom", "700", "/ok"),
         health=CHECK,
-        health_times=b"100 5000 60000 1\n",
+        # The interval comes after the start alone.
+        health_times=b"600000 5000 600000 100 1\n",
     )
     with power_on(files) as machine:
         assert machine.until(lambda told: "healthy" in names(told.events))
@@ -89,7 +90,7 @@ def test_the_check_is_run_as_the_user_in_the_directory_and_what_it_says_is_dropp
     files = spec(
         *("probe", "listen"),
         health=script,
-        health_times=b"50 5000 0 1\n",
+        health_times=b"50 5000 0 5000 1\n",
         user=b"1000 1000\n",
         cwd=b"/srv",
     )
@@ -102,14 +103,14 @@ def test_the_check_is_run_as_the_user_in_the_directory_and_what_it_says_is_dropp
 
 
 def test_a_check_that_is_not_there_fails_but_the_application_runs(power_on: PowerOn) -> None:
-    files = spec("probe", "listen", health=b"nothing\0", health_times=b"50 5000 0 2\n")
+    files = spec("probe", "listen", health=b"nothing\0", health_times=b"50 5000 0 5000 2\n")
     with power_on(files) as machine:
         assert machine.until(lambda told: "unhealthy" in names(told.events))
         machine.send(STOP, (10_000).to_bytes(4))
         assert machine.finish().status == 7
 
 
-@pytest.mark.parametrize("times", [b"", b"0 1 0 1\n", b"100 100 0\n"])
+@pytest.mark.parametrize("times", [b"", b"0 1 0 5000 1\n", b"100 100 0 5000\n"])
 def test_times_that_break_their_rules(power_on: PowerOn, times: bytes) -> None:
     with power_on(spec("probe", "exit", "0", health=CHECK, health_times=times)) as machine:
         told = machine.finish()

@@ -96,7 +96,7 @@ def test_a_healthy_application_stands_still_until_it_is_renewed(power_on: PowerO
         *("probe", "tick"),
         hold=b"healthy\n",
         health=b"probe\0files\0/proc/net/tcp\0",
-        health_times=b"1000 200 0 100\n",
+        health_times=b"1000 200 0 5000 100\n",
     )
     with power_on(files) as machine:
         assert machine.until(is_held)

@@ -40,15 +40,15 @@ int main(void)
 	else if (!strcmp(what, "old-protocol"))
 		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\1", 12);
 	else if (!strcmp(what, "no-dax"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\3dax=0\n", 18);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\4dax=0\n", 18);
 	else if (!strcmp(what, "hello-nonsense"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\3\0\0\0\1\0\0\0\4\0\0\0\3", 24);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4\0\0\0\1\0\0\0\4\0\0\0\4", 24);
 	else if (!strcmp(what, "complaint"))
 		puts("hyperstart: no ports, say");
 	else if (!strcmp(what, "panic"))
 		return 0;
 	else if (!strcmp(what, "deaf"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\3", 12);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4", 12);
 	else if (!strcmp(what, "flood")) {
 		int console = open("/dev/console", O_WRONLY);
 		for (int i = 0; i < 16; i++)

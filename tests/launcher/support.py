@@ -57,4 +57,5 @@ def make_files(
         directory / "rootfs.erofs",
         directory / "vmlinux",
         directory / "initramfs.cpio",
+        bundle.to_json(),
     )

@@ -52,6 +52,7 @@ BUNDLE = Bundle(
     kernel=KernelInfo("6.1.192", digest_of(KERNEL), digest_of(b"config")),
     initramfs=digest_of(INITRAMFS),
     command_line=("quiet",),
+    build={"maker": "3", "kernel": {"key": digest_of(b"k")}},
 )
 DOCUMENT: dict[str, Any] = json.loads(BUNDLE.to_json())
 
@@ -72,6 +73,7 @@ def test_a_bundle_without_kernel_is_read_back() -> None:
 def test_a_document_of_version_1_is_read() -> None:
     document = copy.deepcopy(DOCUMENT)
     document["schemaVersion"] = 1
+    del document["build"], document["initramfs"]["protocol"]
     del document["process"]["findings"]
     del document["kernel"]["options"]
     document["process"]["problem"] = "USER 'x' is unknown"
@@ -83,7 +85,8 @@ def test_a_document_of_version_1_is_read() -> None:
 
 def paths(data: object, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """List the path of every member that the schema names."""
-    if not isinstance(data, dict) or prefix in {("config",), ("process", "healthcheck")}:
+    verbatim = {("config",), ("process", "healthcheck"), ("build",)}
+    if not isinstance(data, dict) or prefix in verbatim:
         return []
     return [
         path
@@ -119,7 +122,8 @@ def test_every_member_is_needed_known_and_typed(path: tuple[str, ...], change: s
     [
         (("schemaVersion",), 0),
         (("schemaVersion",), 1),
-        (("schemaVersion",), 3),
+        (("schemaVersion",), 2),
+        (("schemaVersion",), 4),
         (("schemaVersion",), True),
         (("rootfs", "format"), "squashfs"),
         (("rootfs", "size"), -1),

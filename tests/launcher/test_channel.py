@@ -37,7 +37,7 @@ def frame(sequence: int, data: bytes) -> bytes:
 
 CONTROL = b"".join(
     [
-        message(1, struct.pack(">I", 3) + b"dax=1\nrootfs=erofs\n"),
+        message(1, struct.pack(">I", 4) + b"dax=1\nrootfs=erofs\n"),
         message(2, struct.pack(">Q", 12345) + b"init"),
         message(99, b"of the future"),
         message(4, struct.pack(">I", 127) + "exec /é: not found\n".encode()),
@@ -88,7 +88,7 @@ def test_a_frame_of_the_largest_size_passes() -> None:
         struct.pack(">II", 99, 2**32 - 1),
         message(1, b""),
         message(1, struct.pack(">I", 1)),
-        message(1, struct.pack(">I", 3) + b"\xff"),
+        message(1, struct.pack(">I", 4) + b"\xff"),
         message(2, b"1234567"),
         message(2, bytes(8) + b"\xff"),
         message(3, b""),
@@ -131,7 +131,7 @@ def test_nonsense_is_decoded_or_refused_and_never_hoarded(chunks: list[bytes]) -
 
 
 def test_what_the_host_says() -> None:
-    assert encode_signal(15) == message(16, struct.pack(">I", 15))
+    assert encode_signal(15) == message(16, struct.pack(">II", 15, 0))
     assert encode_stop(1.5) == message(17, struct.pack(">I", 1500))
     assert encode_stop(1e9) == message(17, b"\xff" * 4)
     assert encode_frame(b"in") == frame(1, b"in")

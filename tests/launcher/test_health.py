@@ -31,9 +31,10 @@ SHELL = ("/bin/sh", "-c")
                 "Interval": 5 * SECOND,
                 "Timeout": 1,
                 "StartPeriod": 2 * SECOND,
+                "StartInterval": SECOND // 10,
                 "Retries": 7,
             },
-            HealthCheck(("x",), 5000, 1, 2000, 7),
+            HealthCheck(("x",), 5000, 1, 2000, 100, 7),
         ),
         # Zero is docker's "inherit", which ends at its defaults.
         ({"Test": ["CMD", "x"], "Interval": 0, "Retries": 0}, HealthCheck(("x",))),
@@ -47,7 +48,7 @@ def test_a_command_of_the_users_replaces_the_test_and_keeps_the_times() -> None:
     config = {"Test": ["CMD", "x"], "Interval": SECOND}
     assert read_healthcheck(config, "own") == HealthCheck((*SHELL, "own"), interval=1000)
     assert read_healthcheck({"Test": ["NONE"]}, "own") == HealthCheck((*SHELL, "own"))
-    assert HealthCheck((), 1, 2, 3, 4).times() == "1 2 3 4\n"
+    assert HealthCheck((), 1, 2, 3, 4, 5).times() == "1 2 3 4 5\n"
 
 
 @pytest.mark.parametrize(
@@ -76,13 +77,17 @@ _JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["Test", "Interval", "Timeout", "Retries"]), _JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(["Test", "Interval", "Timeout", "StartInterval", "Retries"]), _JSON
+    )
+)
 def test_anything_is_a_check_or_refused(config: dict[str, Any]) -> None:
     try:
         check = read_healthcheck(config)
     except ContentError:
         return
     if check is not None:
-        interval, timeout, _, retries = map(int, check.times().split())
-        assert min(interval, timeout, retries) > 0
+        interval, timeout, _, start_interval, retries = map(int, check.times().split())
+        assert min(interval, timeout, start_interval, retries) > 0
         assert check.argv[0]

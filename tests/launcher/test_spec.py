@@ -11,10 +11,14 @@ from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.bundle import Finding, User
 from hyperbuild.launcher.errors import LaunchError
 from hyperbuild.launcher.machine import Accel, Disk, MachineOptions, build_machine
-from hyperbuild.launcher.spec import arguments, environment, spec_files
+from hyperbuild.launcher.spec import DEFAULT_PATH, arguments, environment, spec_files
 from tests.launcher.support import IDENTITY, make_files, make_process
 
-LOCAL_HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+LOCAL_HOSTS = (
+    b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    b"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\n"
+    b"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+)
 
 
 def spec(options: MachineOptions | None = None, **process: Any) -> dict[str, bytes]:
@@ -38,7 +42,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "environ": b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0"
         b"HOSTNAME=host\0A=b\0C=\0HOME=/root\0",
         "cwd": b"/srv",
-        "user": b"101 102 5 6\n",
+        "user": b"101 102 102 5 6\n",
         "rootfs": b"/dev/pmem0 erofs dax\n",
         "upper": b"",
         "hostname": b"host",
@@ -53,6 +57,7 @@ def test_the_files_are_those_of_the_contract() -> None:
         "hold": b"",
         "health": b"",
         "health-times": b"",
+        "tty": b"",
     }
 
 
@@ -93,6 +98,14 @@ def env(process: dict[str, Any], **options: Any) -> dict[str, str]:
 
 
 def test_the_environment_is_composed_as_docker_does() -> None:
+    process = {"env": ("A=1", "B=2", "A=3", "B", "HOME="), "home": "/home/it"}
+    assert list(env(process, env=("C=4", "HOSTNAME")).items()) == [
+        ("PATH", DEFAULT_PATH),
+        ("C", "4"),
+        ("A", "3"),
+        ("B", "2"),
+        ("HOME", "/home/it"),
+    ]
     assert env({"env": ("PATH=/bin", "A=1", "B=2")}, env=("A=9", "B", "E==")) == {
         "PATH": "/bin",
         "HOSTNAME": "host",
@@ -103,7 +116,7 @@ def test_the_environment_is_composed_as_docker_does() -> None:
     assert env({"env": ("HOME=/x",)})["HOME"] == "/x"
     assert env({"home": ""})["HOME"] == "/"
     assert "TERM" not in env({})
-    assert env({}, tty=True)["TERM"] == "xterm"
+    assert env({}, tty=(24, 80))["TERM"] == "xterm"
 
 
 def test_bytes_of_the_command_line_stay_bytes() -> None:

@@ -25,6 +25,7 @@ PACKAGES = {
     "checking file systems": "erofs-utils e2fsprogs attr libcap2-bin",
     "making and serving images": "mmdebstrap umoci skopeo docker-registry openssl curl zstd "
     "util-linux busybox-static",
+    "comparing with containers": "runc",
     "measuring": "lz4 squashfs-tools",
 }
 

@@ -128,15 +128,17 @@ static void check_networks(void)
 
 static void check_health_times(void)
 {
-	char good[] = "30000 5000 0 3\n";
+	char good[] = "30000 5000 0 200 3\n";
 	static const char *const refused[] = {
-		"", "\n", "30000 5000 0\n", "30000 5000 0 3 4\n", "0 5000 0 3\n", "30000 0 0 3\n",
-		"30000 5000 0 0\n", "30000 5000 x 3\n", "4294967296 1 1 1\n", "-1 1 1 1\n",
+		"", "\n", "30000 5000 0 200\n", "30000 5000 0 200 3 4\n", "0 5000 0 200 3\n",
+		"30000 0 0 200 3\n", "30000 5000 0 0 3\n", "30000 5000 0 200 0\n",
+		"30000 5000 x 200 3\n", "4294967296 1 1 1 1\n", "-1 1 1 1 1\n",
 	};
 	struct health_times times;
 
 	CHECK(parse_health_times(good, &times) == 0 && times.interval == 30000);
-	CHECK(times.timeout == 5000 && times.start_period == 0 && times.retries == 3);
+	CHECK(times.timeout == 5000 && times.start_period == 0);
+	CHECK(times.start_interval == 200 && times.retries == 3);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		char *memory = copy(refused[i], strlen(refused[i]));
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -337,6 +338,40 @@ static int do_tick(char **arguments)
 	}
 }
 
+static volatile sig_atomic_t is_resized = 1;
+
+static void note_size(int signal_number)
+{
+	(void)signal_number;
+	is_resized = 1;
+}
+
+/* Tells whose terminal it has, and its size whenever that changes. */
+static int do_terminal(char **arguments)
+{
+	int controlling = open("/dev/tty", O_RDWR);
+	struct stat status;
+	sigset_t resized, none;
+
+	(void)arguments;
+	sigemptyset(&none);
+	sigemptyset(&resized);
+	sigaddset(&resized, SIGWINCH);
+	sigprocmask(SIG_BLOCK, &resized, NULL);
+	signal(SIGWINCH, note_size);
+	if (fstat(0, &status) < 0)
+		return 1;
+	dprintf(1, "owner %u controlling %d\n", status.st_uid, controlling >= 0);
+	for (;; sigsuspend(&none)) {
+		struct winsize size;
+
+		if (!is_resized || ioctl(0, TIOCGWINSZ, &size) < 0)
+			continue;
+		is_resized = 0;
+		dprintf(1, "%u %u\n", size.ws_row, size.ws_col);
+	}
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **arguments);
@@ -348,7 +383,7 @@ static const struct {
 	{"files", do_files},     {"stat", do_stat},     {"fds", do_fds},
 	{"reopen", do_reopen},   {"clock", do_clock},   {"fetch", do_fetch},
 	{"deaf", do_deaf},       {"bloom", do_bloom},   {"tick", do_tick},
-	{"serve", do_serve},
+	{"serve", do_serve},     {"terminal", do_terminal},
 };
 
 int main(int count, char **arguments)
