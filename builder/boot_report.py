@@ -14,7 +14,7 @@ from hyperbuild.converter.files import draft, write_all
 from hyperbuild.launcher.timeline import STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hyperbuild.launcher.budget import Budget
@@ -37,7 +37,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 
 @contextmanager
 def reported(
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     image: str,
     timeline: Timeline,
     budgets: Sequence[Budget],
@@ -49,17 +49,10 @@ def reported(
     path is neither *.json nor *.html (nor *.xml, with smoke) or no regular file, UnavailableError
     if it cannot be written.
     """
-    renderers: dict[str, Callable[[dict[str, Any]], str]] = {".json": _as_json, ".html": _as_page}
-    if smoke:
-        renderers[".xml"] = as_junit
+    check_reports(paths, smoke=smoke is not None)
     with ExitStack() as stack:
         drafts = []
         for path in paths:
-            if path.suffix not in renderers or (path.exists() and not path.is_file()):
-                *some, last = renderers
-                raise InputError(
-                    f"report {path}: name a file that ends in {', '.join(some)} or {last}"
-                )
             stack.enter_context(_explained(path))
             drafts.append((path, stack.enter_context(draft(path.absolute().parent))))
         try:
@@ -69,8 +62,17 @@ def reported(
             if smoke:
                 document["smoke"] = smoke()
             for path, file in drafts:
-                write_all(file.fd, renderers[path.suffix](document).encode())
+                write_all(file.fd, _RENDERERS[path.suffix](document).encode())
                 file.publish(path)
+
+
+def check_reports(paths: Sequence[Path], *, smoke: bool) -> None:
+    """Raise InputError for a path that no report is written as, with smoke: of a smoke test."""
+    for path in paths:
+        known = [suffix for suffix in _RENDERERS if smoke or suffix != ".xml"]
+        if path.suffix not in known or (path.exists() and not path.is_file()):
+            *some, last = known
+            raise InputError(f"report {path}: name a file that ends in {', '.join(some)} or {last}")
 
 
 @contextmanager
@@ -113,6 +115,7 @@ def _as_page(document: dict[str, Any]) -> str:
             f"<title>Boot of {title}</title><style>{STYLE}{_STYLE}</style></head><body><main>",
             f"<h1>Boot of {title}</h1>",
             "<p>Each bar is a step's time since the one before it, on the host's clock.</p>",
+            _note_on_counting(document["budgets"]),
             _smoke_sections(document.get("smoke")),
             _tiles(document["steps"]),
             _lanes(document),
@@ -120,6 +123,15 @@ def _as_page(document: dict[str, Any]) -> str:
             _said(document.get("smoke")),
             "</main></body></html>\n",
         )
+    )
+
+
+def _note_on_counting(budgets: list[dict[str, Any]]) -> str:
+    if not any(budget["unit"] == "instructions" for budget in budgets):
+        return ""
+    return (
+        "<p>In this boot the guest's clock counted its instructions, one for a nanosecond: the "
+        "times of its steps are not those of other boots.</p>"
     )
 
 
@@ -226,3 +238,10 @@ def _said(smoke: dict[str, Any] | None) -> str:
 
 def _lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+_RENDERERS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    ".json": _as_json,
+    ".html": _as_page,
+    ".xml": as_junit,
+}

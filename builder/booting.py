@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.locating import find_stored, is_finished, open_finished
-from hyperbuild.converter.errors import InputError
+from hyperbuild.builder.locating import find_stored, hinting, is_finished, open_finished
+from hyperbuild.converter.errors import InputError, UsageError
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.bundle import PROTOCOL_VERSION
 from hyperbuild.launcher.machine import (
@@ -25,6 +25,7 @@ from hyperbuild.launcher.timeline import Timeline, process_start
 from hyperbuild.launcher.vm import Streams, WarmStart, Watch, run_vm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
@@ -99,11 +100,13 @@ def boot_image(context: Context, options: BootOptions) -> int:
         from hyperbuild.builder.smoking import smoke_image
 
         return smoke_image(context, options)
-    _refuse_smoke_options(options)
     timeline = Timeline()
     timeline.mark("start", process_start())
-    budgets = budgets_of(options)
-    machine = machine_options(context, options, budgets)
+    with usage():
+        _refuse_smoke_options(options)
+        check_words(options)
+        budgets = budgets_of(options)
+        machine = machine_options(context, options, budgets)
     files = find_files(context, options)
     if files.bundle.boot:
         machine = machine_options(context, settled(options, files.bundle.boot), budgets)
@@ -122,11 +125,45 @@ def boot_image(context: Context, options: BootOptions) -> int:
                 timeline,
                 context.console,
                 budgets,
-                on_started=lambda timeline: context.console.say(summary(timeline)),
+                on_started=lambda timeline: context.console.say(
+                    summary(timeline, counting=machine.counting)
+                ),
             ),
             warm=warm_start(context, options),
         )
+    if result.has_timed_out:
+        context.console.warn(
+            f"the application had not ended after --timeout {options.timeout:g} s, and was stopped"
+        )
     return result.status
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Make an InputError of the block, which looks at words alone, one of usage."""
+    try:
+        yield
+    except InputError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_words(options: BootOptions) -> None:
+    """Raise InputError for options that do not fit IMAGE, or each other, or are none."""
+    if options.policy and (options.kernel_file or options.profile):
+        raise InputError(
+            "--policy is for finished bundles, whose kernel is their own; drop --kernel, --profile "
+            "or --policy"
+        )
+    if is_finished(options.image) and not options.policy:
+        _refuse_image_options(options)
+    if options.platform_text:
+        from hyperbuild.converter.oci import Platform
+
+        Platform.parse(options.platform_text)
+    if options.report:
+        from hyperbuild.builder.boot_report import check_reports
+
+        check_reports(options.report, smoke=options.smoke)
 
 
 def settled(options: BootOptions, defaults: BootDefaults) -> BootOptions:
@@ -271,14 +308,15 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
 
 
 def _find_files(context: Context, options: BootOptions) -> BundleFiles:
-    if options.policy:
-        return _find_trusted(context, options, options.policy)
-    if is_finished(options.image):
-        _refuse_image_options(options)
+    if is_finished(options.image) and not options.policy:
         return open_finished(context, options.image)
+    if options.policy:
+        with hinting(options.image):
+            return _find_trusted(context, options, options.policy)
     chosen = options.kernel_file or options.platform_text or options.profile
     if options.pull == "missing" and not chosen:
-        found = find_stored(context, options.image)
+        with hinting(options.image):
+            found = find_stored(context, options.image)
         if found and found.kernel:
             return found
     if not chosen:
@@ -304,11 +342,6 @@ def _find_trusted(context: Context, options: BootOptions, policy: Path) -> Bundl
     from hyperbuild.builder.policy import read_policy
     from hyperbuild.builder.trusting import find_trusted
 
-    if options.kernel_file or options.profile:
-        raise InputError(
-            "--policy is for finished bundles, whose kernel is their own; drop --kernel, --profile "
-            "or --policy"
-        )
     rules = read_policy(policy)
     return find_trusted(
         context, options.image, rules, options.platform_text, options.authfile
@@ -346,8 +379,13 @@ def _refuse_image_options(options: BootOptions) -> None:
             )
 
 
-def summary(timeline: Timeline) -> str:
-    """Say on one line when the application was started, and what the time went into."""
+def summary(timeline: Timeline, *, counting: bool = False) -> str:
+    """Say on one line when the application was started, and what the time went into.
+
+    A guest whose clock counts (counting) has no time of its own: then it is its instructions.
+    """
+    if counting:
+        return _summary_of_counts(timeline)
     steps = timeline.steps()
     parts = [
         f"{step.name} +{(step.nanoseconds - before.nanoseconds) / 1e6:.0f}"
@@ -355,3 +393,13 @@ def summary(timeline: Timeline) -> str:
     ]
     total = (steps[-1].nanoseconds - steps[0].nanoseconds) / 1e6
     return f"application started after {total:.0f} ms ({', '.join(parts)})"
+
+
+def _summary_of_counts(timeline: Timeline) -> str:
+    counts = [(step.name, timeline.counted(step.name)) for step in timeline.steps()]
+    known = [(name, count) for name, count in counts if count is not None]
+    parts, before = [], 0
+    for name, count in known:
+        parts.append(f"{name} +{(count - before) / 1e6:.2f}")
+        before = count
+    return f"application started after {before / 1e6:.2f} M guest instructions ({', '.join(parts)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options, settled
+from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
+from hyperbuild.builder.export import check_directory
 from hyperbuild.builder.scratch import scratch
 from hyperbuild.builder.smoking import SmokeError, smoke_image
-from hyperbuild.converter.errors import InputError
+from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.expectations import Contract, check_contract
@@ -46,7 +49,9 @@ def build_recipes(context: Context, names: Sequence[str], options: BuildOptions)
     if options.report and len(names) > 1:
         raise InputError("--report is for one recipe at a time; build them one by one")
     for recipe in [_read(context, name, options) for name in names]:
-        yield from _build(context, recipe, options)
+        # What is made for an image is nobody's until there is the bundle.
+        with context.store().lease():
+            yield from _build(context, recipe, options)
 
 
 def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
@@ -58,8 +63,14 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
     recipe = _read(context, name, options)
     if recipe.get("kernel", "file") or recipe.get("kernel", "fragments"):
         raise InputError(f"{recipe.name}: with a kernel of its own there is no profile to propose")
+    with context.store().lease():
+        return _proposed(context, recipe, options)
+
+
+def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
+    asked = _request(context, recipe, options)
     for profile in PROFILES:
-        request = replace(_request(recipe, options), profile=profile)
+        request = replace(asked, profile=profile)
         try:
             with _made(context, request) as directory:
                 _test(context, recipe, directory, options)
@@ -84,6 +95,12 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
     _check_kernel(recipe)
+    check_source(recipe, platform.machine())
+    if directory := recipe.get("output", "directory"):
+        try:
+            check_directory(Path(directory))
+        except HyperbuildError as error:
+            raise InputError(f"{recipe.name}: [output] directory: {error}") from error
     return recipe
 
 
@@ -101,7 +118,7 @@ def _check_kernel(recipe: Recipe) -> None:
 
 
 def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:
-    request = _request(recipe, options)
+    request = _request(context, recipe, options)
     if options.with_smoke and recipe.has("smoke"):
         with _made(context, request) as directory:
             _test(context, recipe, directory, options)
@@ -152,7 +169,7 @@ def boot_defaults(recipe: Recipe) -> BootDefaults:
     return BootDefaults(boot, Contract(**smoke) if recipe.has("smoke") else None, tuple(budgets))
 
 
-def _request(recipe: Recipe, options: BuildOptions) -> Request:
+def _request(context: Context, recipe: Recipe, options: BuildOptions) -> Request:
     kernel = recipe.get("kernel", "file")
     bundled = boot_defaults(recipe)
     says_nothing = not bundled.options and bundled.smoke is None and not bundled.budgets
@@ -167,4 +184,6 @@ def _request(recipe: Recipe, options: BuildOptions) -> Request:
         verify=recipe.get("rootfs", "verify", False),
         fragments=tuple(map(recipe.path, recipe.get("kernel", "fragments", ()))),
         boot=None if says_nothing else bundled,
+        composition=compose(context, recipe) if recipe.is_composed else None,
+        base=recipe.get("", "image") if recipe.is_composed else None,
     )

@@ -193,7 +193,8 @@ def store_bundle(store: Store, order: Order) -> StoredBundle:
     Two processes that want the same bundle make it once.
     """
     key, parts = order.key, order.parts
-    with files.locked(store.root / ".partial" / f"bundle-{key.partition(':')[2]}"):
+    lock = store.root / ".partial" / f"bundle-{key.partition(':')[2]}"
+    with files.locked(lock, passing=True):
         found = find_made(store, key)
         if found:
             if order.verify:

@@ -251,9 +251,12 @@ def images(context: Context, *, as_json: bool) -> None:
     """List the bundles in the local store."""
     from hyperbuild.builder.report import bundles_as_json, bundles_as_table
     from hyperbuild.builder.stored import list_bundles
+    from hyperbuild.kernel.build import cached_kernels
 
     bundles = list_bundles(context.store())
-    click.echo(bundles_as_json(bundles) if as_json else bundles_as_table(bundles))
+    profiles = {kernel.digest: kernel.profile for kernel in cached_kernels(context.cache)}
+    render = bundles_as_json if as_json else bundles_as_table
+    click.echo(render(bundles, profiles))
 
 
 for command in (

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import Order, Parts, store_bundle
 from hyperbuild.builder.export import export_bundle
+from hyperbuild.builder.locating import hinting
 from hyperbuild.builder.parts import custom_kernel, make_initramfs, profile_kernel
 from hyperbuild.builder.stored import StoredBundle
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
@@ -22,9 +23,12 @@ from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, read_fragment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
+    from hyperbuild.converter.composed import Composition
+    from hyperbuild.converter.source import ImageSource
     from hyperbuild.converter.store import Store
     from hyperbuild.launcher.bundle import Bundle
     from hyperbuild.launcher.defaults import BootDefaults
@@ -37,6 +41,9 @@ _CUT_DOWNLOAD_KEPT = 7 * 86400
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to convert: an image reference and, where given, platform, credentials and kernel.
+
+    An image that is put together here has a ``composition``: ``image`` is what it is called then,
+    and ``base`` the reference of the image below it, if there is one.
 
     ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages;
     ``verify`` has the result compared with the layers. ``fragments`` are files of kernel options
@@ -55,6 +62,8 @@ class Request:
     verify: bool = False
     fragments: tuple[Path, ...] = ()
     boot: BootDefaults | None = None
+    composition: Composition | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +111,14 @@ def ordered(
 
     What it is joined with is made first, unless parts are given.
     """
-    reference = parse_reference(request.image)
     wanted = (
         Platform.parse(request.platform) if request.platform else host_platform(platform.machine())
     )
     store = context.store()
     store.sweep(time.time() - _CUT_DOWNLOAD_KEPT)
-    settings = context.registries(request.authfile, reference.transport)
-    with (
-        store.lease(),
-        open_source(reference, store=store, settings=settings, limits=request.limits) as source,
-    ):
-        image = source.resolve(wanted, context.console)
+    with store.lease(), _source(context, request, store) as source:
+        with hinting(request.base or request.image):
+            image = source.resolve(wanted, context.console)
         yield (
             store,
             Order(
@@ -130,6 +135,35 @@ def ordered(
                 progress=context.console,
             ),
         )
+
+
+@contextmanager
+def _source(context: Context, request: Request, store: Store) -> Iterator[ImageSource]:
+    """Open where the request's image comes from, for the time being."""
+    if request.composition is None:
+        with _opened(context, request.image, request, store) as source:
+            yield source
+        return
+    from hyperbuild.converter.composed import ComposedSource
+
+    with ExitStack() as stack:
+        base = None
+        if request.base:
+            base = stack.enter_context(_opened(context, request.base, request, store))
+        composed = ComposedSource(
+            parse_reference(request.image), request.composition, base, store, request.limits
+        )
+        stack.callback(composed.close)
+        yield composed
+
+
+def _opened(
+    context: Context, name: str, request: Request, store: Store
+) -> AbstractContextManager[ImageSource]:
+    with hinting(name):
+        reference = parse_reference(name)
+    settings = context.registries(request.authfile, reference.transport)
+    return open_source(reference, store=store, settings=settings, limits=request.limits)
 
 
 def _parts(context: Context, request: Request) -> Parts:

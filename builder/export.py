@@ -53,6 +53,20 @@ def export_bundle(directory: Path, order: Order, receipts: Sealed) -> Bundle:
     return bundle
 
 
+def check_directory(directory: Path) -> None:
+    """Raise what ``export_bundle`` would of directory, and leave all as it is."""
+    if directory.exists():
+        _check_writable(directory)
+        _check_content(directory)
+        return
+    above = next(parent for parent in directory.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UnavailableError(
+            f"cannot make the output directory {directory}: {above} is no directory that can be "
+            "written; choose another"
+        )
+
+
 def _untouched(directory: Path, receipt: tuple[dict[str, Any], object] | None) -> Bundle | None:
     """Return the bundle in directory if its files are those of the receipt, as they were."""
     if receipt is None:
@@ -133,9 +147,13 @@ def _make(directory: Path) -> bool:
         raise UnavailableError(
             f"cannot make the output directory {directory}: {error.strerror}; choose another"
         ) from error
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
+    _check_writable(directory)
     return made
+
+
+def _check_writable(directory: Path) -> None:
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        raise UnavailableError(f"cannot write into {directory}; choose another output directory")
 
 
 def _check_content(directory: Path) -> None:

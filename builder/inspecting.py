@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.lint import Point, lint
-from hyperbuild.builder.locating import find_stored, is_finished, open_finished
+from hyperbuild.builder.locating import find_stored, hinting, is_finished, open_finished
 from hyperbuild.builder.parts import built_in_options
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import HyperbuildError, InputError
@@ -97,10 +97,11 @@ def inspect_name(context: Context, options: InspectOptions) -> Inspection:
                 "drop them or name the image"
             )
         return _inspect_bundle(context, name, open_finished(context, name), options.limits)
-    found = None if options.platform_text else find_stored(context, name)
-    if found:
-        return _inspect_bundle(context, name, found, options.limits)
-    return _inspect_image(context, options)
+    with hinting(name):
+        found = None if options.platform_text else find_stored(context, name)
+        if found:
+            return _inspect_bundle(context, name, found, options.limits)
+        return _inspect_image(context, options)
 
 
 def _inspect_bundle(context: Context, name: str, files: BundleFiles, limits: Limits) -> Inspection:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import NotFoundError
+from hyperbuild.converter.errors import (
+    AccessError,
+    ContentError,
+    InputError,
+    NoImageError,
+    NotFoundError,
+    UnavailableError,
+)
 from hyperbuild.launcher.located import BUNDLE_NAME, BundleFiles, open_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hyperbuild.builder.context import Context
 
 
@@ -41,3 +51,38 @@ def find_stored(context: Context, name: str) -> BundleFiles | None:
         return find_bundle(context.store(), str(reference)).files
     except NotFoundError:
         return None
+
+
+@contextmanager
+def hinting(name: str) -> Iterator[None]:
+    """Look for an image in the block: errors say what name may mean instead.
+
+    That is what lies here under that name, or a bundle in a registry, which is no image.
+    """
+    try:
+        yield
+    except NoImageError as error:
+        from hyperbuild.builder.stored import CONFIG_TYPE
+
+        if error.config_type == CONFIG_TYPE:
+            raise ContentError(
+                f"{error.where} is a finished bundle, no image; boot it as it is, or hyperbuild "
+                "pull it and name it by the digest that this prints"
+            ) from error
+        raise
+    except (AccessError, InputError, NotFoundError, UnavailableError) as error:
+        if hint := _hint(name):
+            error.args = (f"{error}; {hint}",)
+        raise
+
+
+def _hint(name: str) -> str:
+    path = Path(name)
+    if path.is_dir():
+        what = "oci:" if (path / "oci-layout").exists() else "./"
+        return f"or is it the directory {name} here? Then say {what}{name}"
+    if path.is_file():
+        return (
+            f"or is it the file {name} here? Then say oci-archive:{name}, or docker-archive:{name}"
+        )
+    return ""

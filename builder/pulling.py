@@ -144,7 +144,14 @@ def find_ready(
         return None
     with _remote(context, name, platform_text, authfile) as remote:
         try:
-            found = _find(remote, attached=not remote.reference.digest)
+            root = remote.documents.root(remote.progress)
+        except (AccessError, NotFoundError, UnavailableError):
+            # Whoever asks for the image instead is told the same.
+            return None
+        try:
+            found = next(_each(remote, root, attached=not remote.reference.digest), None)
+            if found is None:
+                return None
             return _land(remote, found) if found.bundle.kernel else None
         except NotFoundError:
             return None
@@ -214,9 +221,9 @@ def _remote(
         yield _Remote(reference, wanted, store, places, documents, workers, context.console)
 
 
-def _find(remote: _Remote, *, attached: bool = True) -> _Found:
-    """Read what the reference names: a bundle, or (attached) the newest attached to an image."""
-    for found in _each(remote, attached=attached):
+def _find(remote: _Remote) -> _Found:
+    """Read what the reference names: a bundle, or the newest attached to an image."""
+    for found in _each(remote):
         return found
     raise _nothing_attached(remote)
 
@@ -228,14 +235,19 @@ def _nothing_attached(remote: _Remote) -> NotFoundError:
     )
 
 
-def _each(remote: _Remote, *, attached: bool = True) -> Iterator[_Found]:
-    """Yield the bundle that the reference names, or (attached) those of an image, newest first."""
-    root, content = remote.documents.root(remote.progress)
+def _each(
+    remote: _Remote, root: tuple[oci.Descriptor, bytes] | None = None, *, attached: bool = True
+) -> Iterator[_Found]:
+    """Yield the bundle that the reference names, or (attached) those of an image, newest first.
+
+    root is the document that the reference names, if it was read already.
+    """
+    descriptor, content = root or remote.documents.root(remote.progress)
     where = str(remote.reference)
     if artifact.is_artifact(content):
         yield _read(remote, artifact.read_artifact(content, where), where)
         return
-    image = remote.documents.resolve(root, content, remote.wanted, remote.progress)
+    image = remote.documents.resolve(descriptor, content, remote.wanted, remote.progress)
     digest = image.manifest.digest
     listed = attached and remote.places.anywhere(
         lambda client: list_referrers(client, digest, ARTIFACT_TYPE), remote.progress

@@ -10,7 +10,7 @@ from hyperbuild.converter.errors import NotFoundError, printable
 from hyperbuild.kernel.kconfig import PROFILES, load_profile, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from hyperbuild.builder.stored import StoredBundle
     from hyperbuild.kernel.build import Kernel
@@ -34,10 +34,10 @@ def table(
     )
 
 
-def bundles_as_table(bundles: Iterable[StoredBundle]) -> str:
-    """Show bundles as ``hyperbuild images`` does."""
+def bundles_as_table(bundles: Iterable[StoredBundle], profiles: Mapping[str, str]) -> str:
+    """Show bundles as ``hyperbuild images`` does; profiles are those of kernels, by digest."""
     return table(
-        ("IMAGE", "PLATFORM", "DIGEST", "ROOTFS", "KERNEL"),
+        ("IMAGE", "PLATFORM", "DIGEST", "ROOTFS", "KERNEL", "PROFILE"),
         (
             (
                 bundle.name,
@@ -45,19 +45,27 @@ def bundles_as_table(bundles: Iterable[StoredBundle]) -> str:
                 bundle.digest[:DIGEST_SHOWN],
                 f"{bundle.files.bundle.rootfs.size >> 20} MiB",
                 bundle.files.bundle.kernel.version if bundle.files.bundle.kernel else "-",
+                _profile(bundle, profiles) or "-",
             )
             for bundle in bundles
         ),
     )
 
 
-def bundles_as_json(bundles: Iterable[StoredBundle]) -> str:
-    """Describe bundles as a JSON array of objects: name, digest and bundle.json's content."""
+def _profile(bundle: StoredBundle, profiles: Mapping[str, str]) -> str | None:
+    """Return the profile of a bundle's kernel; None without one, or if nobody here built it."""
+    kernel = bundle.files.bundle.kernel
+    return profiles.get(kernel.digest) if kernel else None
+
+
+def bundles_as_json(bundles: Iterable[StoredBundle], profiles: Mapping[str, str]) -> str:
+    """Describe bundles as a JSON array of objects: name, digest, profile, bundle.json's content."""
     return json.dumps(
         [
             {
                 "name": bundle.name,
                 "digest": bundle.digest,
+                "profile": _profile(bundle, profiles),
                 "bundle": json.loads(bundle.files.bundle.to_json()),
             }
             for bundle in bundles

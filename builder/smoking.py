@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.booting import (
     budgets_of,
+    check_words,
     find_files,
     machine_options,
     settled,
     summary,
+    usage,
     warm_start,
 )
 from hyperbuild.converter.errors import HyperbuildError, InputError, UnavailableError
-from hyperbuild.converter.files import write_atomically
+from hyperbuild.converter.files import draft, write_all
 from hyperbuild.launcher.budget import BudgetError, parse_budget
 from hyperbuild.launcher.expectations import (
     DEFAULT_TIMEOUT,
@@ -119,11 +122,16 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
     SmokeError says what did not hold, and why. The reports are written whatever comes of it, the
     log of what went wrong if anything did.
     """
+    with usage():
+        check_words(options)
+        budgets = list(budgets_of(options))
+        machine_options(context, options, tuple(budgets))
+        check_contract(_own_contract(options), health_command=options.health_command)
     timeline = Timeline()
     # What was made was made before the boot, and is the result.
     timeline.mark("start", None if made else process_start())
     try:
-        record = SmokeRecord(timeline, list(budgets_of(options)), stdout=2 if made else 1)
+        record = SmokeRecord(timeline, budgets, stdout=2 if made else 1)
         with ExitStack() as stack:
             if options.report:
                 from hyperbuild.builder.boot_report import reported
@@ -148,9 +156,6 @@ def _smoke(
     """Boot what options name, or made, and fill record; SmokeError if anything did not hold."""
     error: HyperbuildError | None = None
     try:
-        # What can't be is told before anything is converted.
-        machine_options(context, options, tuple(record.budgets))
-        check_contract(_own_contract(options), health_command=options.health_command)
         files = made or find_files(context, options)
         options, contract = _settled(options, files, record)
         machine = machine_options(context, options, tuple(record.budgets))
@@ -209,7 +214,9 @@ def _run(
             watch=Watch(
                 record.timeline,
                 context.console,
-                on_started=lambda timeline: context.console.say(summary(timeline)),
+                on_started=lambda timeline: context.console.say(
+                    summary(timeline, counting=machine.counting)
+                ),
                 observer=test,
             ),
             warm=warm_start(context, options),
@@ -287,13 +294,19 @@ def _write_log(context: Context, options: BootOptions, record: SmokeRecord) -> P
         moment = time.strftime("%Y%m%d-%H%M%S")
         path = context.cache / "smoke" / f"{name}-{moment}-{time.monotonic_ns() % 10**6:06}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Applications say passwords. What is kept where nobody has asked for it is for us alone.
+        path.parent.chmod(0o700)
     test = record.test
     parts = [record.reason, ""]
     if test:
         parts += ["== output of the application", test.output.text(), ""]
         parts += ["== console of the guest", test.console.text()]
     try:
-        write_atomically(path, "\n".join(parts).encode("utf-8", "surrogateescape"))
+        with draft(path.absolute().parent) as file:
+            if options.console_log is None:
+                os.fchmod(file.fd, 0o600)
+            write_all(file.fd, "\n".join(parts).encode("utf-8", "surrogateescape"))
+            file.publish(path)
     except OSError as error:
         raise UnavailableError(
             f"{record.reason} (the log {path} can't be written: {error.strerror}; "

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
-from hyperbuild.builder.booting import BootOptions, find_files, machine_options, settled
+from hyperbuild.builder.booting import (
+    BootOptions,
+    check_words,
+    find_files,
+    machine_options,
+    settled,
+    usage,
+)
 from hyperbuild.launcher.machine import Hold
 from hyperbuild.launcher.template import Templates
 from hyperbuild.launcher.vm import Streams
@@ -25,7 +32,9 @@ def warm_image(context: Context, when: str, **given: Any) -> Path:
     """
     defaults = {option.field: option.default for option in BOOT_OPTIONS}
     options = BootOptions(**{**defaults, **given})
-    machine = machine_options(context, options)
+    with usage():
+        check_words(options)
+        machine = machine_options(context, options)
     files = find_files(context, options)
     if files.bundle.boot:
         machine = machine_options(context, settled(options, files.bundle.boot))

@@ -2,11 +2,13 @@
 
     HyperbuildError             exit status 1; its text is the whole message
     |-- InputError              what the user gave does not fit (a reference, a path, an option)
+    |   `-- UsageError          seen by its words alone: exit status 2
     |-- NotFoundError           the thing named does not exist; the text lists what does
     |-- AccessError             refused: credentials, permissions
     |-- UnavailableError        a service or a file cannot be reached or read now
     |-- VerificationError       bytes are not what their digest or size declares
     |-- ContentError            verified bytes that break their format, or hostile ones
+    |   `-- NoImageError        an artifact of another kind than an image
     `-- ToolError               an outside tool is missing or failed
 
 Each room raises these or its own subclasses. A text reads "what, where; what to do".
@@ -54,6 +56,13 @@ class InputError(HyperbuildError):
     """What the user gave does not fit."""
 
 
+class UsageError(InputError):
+    """An option or argument that no work is needed to see the mistake of."""
+
+    exit_status = 2
+    is_status_final = True
+
+
 class NotFoundError(HyperbuildError):
     """The thing named does not exist."""
 
@@ -72,6 +81,18 @@ class VerificationError(HyperbuildError):
 
 class ContentError(HyperbuildError):
     """Verified bytes that break their format, or that no container runtime would accept."""
+
+
+class NoImageError(ContentError):
+    """What was asked for, where, is another kind of artifact: ``config_type`` says which."""
+
+    def __init__(self, where: str, config_type: str) -> None:
+        super().__init__(
+            f"{where} is not a container image: its config is of type "
+            f"{printable(config_type)!r}; name an image"
+        )
+        self.where = where
+        self.config_type = config_type
 
 
 class ToolError(HyperbuildError):

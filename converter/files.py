@@ -77,11 +77,11 @@ class Identity(Record):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, passing: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on the file or directory path (a missing file is made).
 
-    Blocks until it is free. The lock dies with the process; the lock file stays.
-    FileNotFoundError if path was a directory and is removed meanwhile.
+    Blocks until it is free. The lock dies with the process; the lock file stays, unless it is a
+    passing one. FileNotFoundError if path was a directory and is removed meanwhile.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC
     if not path.is_dir():
@@ -93,7 +93,11 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX)
             # Once removed it is nobody's lock: others may hold its successor.
             if os.fstat(fd).st_nlink:
-                yield
+                try:
+                    yield
+                finally:
+                    if passing:
+                        path.unlink(missing_ok=True)
                 return
         finally:
             os.close(fd)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import oci, platforms
-from hyperbuild.converter.errors import ContentError, NotFoundError, VerificationError, printable
+from hyperbuild.converter.errors import (
+    ContentError,
+    NoImageError,
+    NotFoundError,
+    VerificationError,
+    printable,
+)
 from hyperbuild.converter.limits import too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hyperbuild.converter.reference import Reference
 
@@ -27,12 +33,16 @@ _ATTESTATION = "vnd.docker.reference.type"
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image for one platform, its documents verified; ``reference`` is what was asked for."""
+    """One image for one platform, its documents verified; ``reference`` is what was asked for.
+
+    ``files`` has, by digest, the layers that errors shall call by the files they are.
+    """
 
     reference: Reference
     manifest: oci.Manifest
     config: oci.ImageConfig
     platform: oci.Platform
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[tuple[oci.Descriptor, oci.DiffID]]:
@@ -41,7 +51,7 @@ class SourceImage:
 
     def where(self, layer: oci.Descriptor) -> str:
         """Return what errors call one of its layers."""
-        return f"layer {layer.digest} of {self.reference}"
+        return self.files.get(layer.digest) or f"layer {layer.digest} of {self.reference}"
 
 
 def resolve(
@@ -147,10 +157,7 @@ def _image(reference: Reference, descriptor: oci.Descriptor, read: Read) -> Sour
     where = str(reference)
     manifest = oci.Manifest.read(read(descriptor), f"{where}: manifest {descriptor.digest}")
     if manifest.config.media_type not in _CONFIG_TYPES:
-        raise ContentError(
-            f"{where} is not a container image: its config is of type "
-            f"{printable(manifest.config.media_type)!r}; name an image"
-        )
+        raise NoImageError(where, manifest.config.media_type)
     config = oci.ImageConfig.read(
         read(manifest.config), f"{where}: config {manifest.config.digest}"
     )

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 from hyperbuild.converter.arrival import Arriving
 from hyperbuild.converter.errors import ContentError, UnavailableError, VerificationError
 from hyperbuild.converter.limits import ZSTD_WINDOW_LIMIT
-from hyperbuild.converter.oci import hasher
+from hyperbuild.converter.oci import Descriptor, DiffID, hasher
+from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hyperbuild.converter.limits import Budget
-    from hyperbuild.converter.oci import Descriptor, DiffID
 
 BLOCK = 512
 #: A multiple of BLOCK, so that no tar header straddles two buffers.
@@ -73,21 +73,53 @@ class _HashedBlob:
         self._raw.seek(-len(head), 1)
         return head
 
-    def verify(self) -> None:
-        """Read what the decompressor left, then compare size and digest."""
+    def finish(self) -> str:
+        """Read what the decompressor left; return the digest of all."""
         rest = memoryview(bytearray(_REST_SIZE))
         while self.readinto(rest):
             pass
+        return f"{self._layer.digest.partition(':')[0]}:{self._hash.hexdigest()}"
+
+    def verify(self) -> None:
+        """Read what the decompressor left, then compare size and digest."""
+        actual = self.finish()
         if self._count != self._layer.size:
             raise VerificationError(
                 f"{self._where} ends after {self._count} of the {self._layer.size} bytes "
                 "its manifest declares; fetch it again"
             )
-        actual = f"{self._layer.digest.partition(':')[0]}:{self._hash.hexdigest()}"
         if actual != self._layer.digest:
             raise VerificationError(
                 f"{self._where} has the digest {actual}; the image is corrupt at its source"
             )
+
+
+class Measured(Record):
+    """What a layer's file turned out to be; ``compression`` is "none", "gzip" or "zstd"."""
+
+    digest: str
+    diff_id: DiffID
+    compression: str
+
+
+def measure(raw: RawIOBase, size: int, where: str, budget: Budget) -> Measured:
+    """Read a layer's file of size bytes, of which nothing is known yet, and describe it.
+
+    ContentError if it does not decompress, LimitError beyond budget.
+    """
+    blob = _HashedBlob(raw, Descriptor("", "sha256:", size), where)
+    compression = _compression(blob.peek(4))
+    unpacked, total, buffer = hashlib.sha256(), 0, memoryview(bytearray(BUFFER_SIZE))
+    try:
+        reader = _decompressor(blob)
+        while count := _fill(reader, buffer):
+            total += count
+            budget.stream(where, count, total, size)
+            unpacked.update(buffer[:count])
+        digest = blob.finish()
+    except Exception as error:
+        raise _explained(error, where) from error
+    return Measured(digest, DiffID(f"sha256:{unpacked.hexdigest()}"), compression)
 
 
 def verify_blob(raw: RawIOBase, layer: Descriptor, where: str) -> None:
@@ -97,13 +129,13 @@ def verify_blob(raw: RawIOBase, layer: Descriptor, where: str) -> None:
 
 def _decompressor(blob: _HashedBlob) -> _Reader:
     """Choose by content, as container runtimes do: media types in the wild are often wrong."""
-    head = blob.peek(4)
-    if head[:2] == b"\x1f\x8b":
+    compression = _compression(blob.peek(4))
+    if compression == "gzip":
         from isal import igzip
 
         # The reader below gzip.open: it fills our buffers where the file object would copy.
         return igzip._GzipReader(blob, BUFFER_SIZE // 2)  # type: ignore # noqa: SLF001
-    if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+    if compression == "zstd":
         import zstandard
 
         decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_LIMIT)
@@ -113,6 +145,15 @@ def _decompressor(blob: _HashedBlob) -> _Reader:
             read_across_frames=True,
         )
     return blob
+
+
+def _compression(head: bytes) -> str:
+    """Tell "gzip", "zstd" (a skippable frame may come first) or "none" by a file's first bytes."""
+    if head[:2] == b"\x1f\x8b":
+        return "gzip"
+    if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        return "zstd"
+    return "none"
 
 
 def _fill(reader: _Reader, buffer: memoryview) -> int:
@@ -224,7 +265,7 @@ class LayerStream:
         item = self._full.get()
         if isinstance(item, BaseException):
             self._ended = True
-            raise self._explain(item)
+            raise _explained(item, self.where)
         self._passed += self.limit
         self.position = self.limit = 0
         if item is None:
@@ -235,26 +276,6 @@ class LayerStream:
             total = self._passed + self.limit
             self._budget.stream(self.where, self.limit, total, self._packed)
         return True
-
-    def _explain(self, error: BaseException) -> BaseException:
-        if isinstance(error, OSError) and error.errno:
-            return UnavailableError(f"cannot read {self.where}: {error.strerror}")
-        # Each decompressor has its own class for bad input, under no common base.
-        # OverflowError is how isal refuses a gzip header without end.
-        kinds = (EOFError, OSError, OverflowError, zlib.error)
-        corrupt = isinstance(error, kinds) or type(error).__name__ in (
-            "ZstdError",
-            "IsalError",
-            "error",
-        )
-        if corrupt and "too much memory" in str(error):
-            return ContentError(
-                f"{self.where} needs a zstd window of more than {ZSTD_WINDOW_LIMIT >> 20} MiB; "
-                "compress it again with a smaller one"
-            )
-        if corrupt:
-            return ContentError(f"{self.where} does not decompress ({error}); fetch it again")
-        return error
 
     def block(self) -> bytes:
         """Return the next BLOCK bytes, b"" at the end; ContentError for a part of a block."""
@@ -297,3 +318,24 @@ class LayerStream:
                 f"{self.where} unpacks to {actual}, where the image config says {self._diff_id}; "
                 "the image is corrupt at its source"
             )
+
+
+def _explained(error: BaseException, where: str) -> BaseException:
+    if isinstance(error, OSError) and error.errno:
+        return UnavailableError(f"cannot read {where}: {error.strerror}")
+    # Each decompressor has its own class for bad input, under no common base.
+    # OverflowError is how isal refuses a gzip header without end.
+    kinds = (EOFError, OSError, OverflowError, zlib.error)
+    corrupt = isinstance(error, kinds) or type(error).__name__ in (
+        "ZstdError",
+        "IsalError",
+        "error",
+    )
+    if corrupt and "too much memory" in str(error):
+        return ContentError(
+            f"{where} needs a zstd window of more than {ZSTD_WINDOW_LIMIT >> 20} MiB; "
+            "compress it again with a smaller one"
+        )
+    if corrupt:
+        return ContentError(f"{where} does not decompress ({error}); fetch it again")
+    return error

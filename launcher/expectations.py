@@ -202,7 +202,7 @@ def compile_regex(text: str) -> re.Pattern[bytes]:
     """Compile what --expect-log and --expect-http take; InputError says where it is wrong."""
     try:
         return re.compile(text.encode("utf-8", "surrogateescape"), re.MULTILINE)
-    except (re.error, UnicodeEncodeError) as error:
+    except (re.error, UnicodeEncodeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"regular expression {printable(text)!r} is none ({error}); "
             r"put a \ before what is meant as it stands"

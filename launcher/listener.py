@@ -9,6 +9,7 @@ from hyperbuild.converter.records import Record
 from hyperbuild.launcher.channel import Event, Exit, Hello, encode_clock
 from hyperbuild.launcher.console import diagnose
 from hyperbuild.launcher.errors import BootError, LaunchError
+from hyperbuild.launcher.session import TIMEOUT_STATUS
 from hyperbuild.launcher.timeline import Counter, Timeline
 from hyperbuild.launcher.vm import VMResult
 
@@ -144,6 +145,7 @@ def conclude(
         dax=None if outcome.facts is None else outcome.facts.get("dax") == "1",
         facts=outcome.facts or {},
         console=console,
+        has_timed_out=outcome.verdict == TIMEOUT_STATUS,
     )
 
 

@@ -7,6 +7,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
 from hyperbuild.launcher.expectations import compile_regex
+from hyperbuild.launcher.matching import SLOW, SlowSearchError, finds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,12 @@ class HttpProbe(threading.Thread):
     """Asks for what is expected, by a port of this host's loopback.
 
     Who does not answer, or says that it is not up, is asked again. Any other answer is the last:
-    on_answer is called with "" if it is as expected, else with what is wrong. ``seen`` is what came
-    of the last attempt so far.
+    on_answer is called with its status and body. ``seen`` is what came of the last attempt so far.
     """
 
-    def __init__(self, expected: Http, port: int, on_answer: Callable[[Http, str], None]) -> None:
+    def __init__(
+        self, expected: Http, port: int, on_answer: Callable[[Http, int, bytes], None]
+    ) -> None:
         super().__init__(daemon=True)
         self.seen = "not asked yet"
         self._expected = expected
@@ -53,7 +55,7 @@ class HttpProbe(threading.Thread):
             else:
                 self.seen = f"status {status}"
                 if status not in _NOT_UP or status == self._expected.status:
-                    self._on_answer(self._expected, self._judge(status, body))
+                    self._on_answer(self._expected, status, body)
                     return
             self._is_over.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -68,12 +70,16 @@ class HttpProbe(threading.Thread):
         finally:
             connection.close()
 
-    def _judge(self, status: int, body: bytes) -> str:
-        wanted = self._expected.status
-        if status != wanted if wanted is not None else status >= 400:
-            return f"the answer has status {status}, not {wanted or 'one below 400'}"
-        regex = self._expected.regex
-        if regex and not compile_regex(regex).search(body):
+
+def judge(expected: Http, status: int, body: bytes) -> str:
+    """Return what is wrong with an answer; empty if it is as expected."""
+    wanted = expected.status
+    if status != wanted if wanted is not None else status >= 400:
+        return f"the answer has status {status}, not {wanted or 'one below 400'}"
+    try:
+        if expected.regex and not finds(compile_regex(expected.regex), body):
             begin = body[:_BODY_SHOWN].decode(errors="replace")
             return f"nothing in the answer's {len(body)} bytes matches, which begin {begin!r}"
-        return ""
+    except SlowSearchError:
+        return SLOW
+    return ""

@@ -21,7 +21,8 @@ from hyperbuild.launcher.expectations import (
     Works,
     compile_regex,
 )
-from hyperbuild.launcher.probe import HttpProbe
+from hyperbuild.launcher.matching import SLOW, SlowSearchError, finds
+from hyperbuild.launcher.probe import HttpProbe, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,7 +78,7 @@ class SmokeTest:
             if isinstance(check.expectation, Log)
         }
         self._probes: dict[Http, HttpProbe] = {}
-        self._answers: deque[tuple[Http, str]] = deque()
+        self._answers: deque[tuple[Http, int, bytes]] = deque()
         self._events: set[str] = set()
         self._ports: set[int] = set()
         self._hidden: set[int] = set()
@@ -164,17 +165,17 @@ class SmokeTest:
                 self._probes[expected] = probe
                 probe.start()
 
-    def _take_answer(self, expected: Http, wrong: str) -> None:
+    def _take_answer(self, expected: Http, status: int, body: bytes) -> None:
         """Be told by a probe's thread."""
-        self._answers.append((expected, wrong))
+        self._answers.append((expected, status, body))
         os.eventfd_write(self.fd, 1)
 
     def look(self) -> None:
         """Take what the probes have found."""
         os.eventfd_read(self.fd)
         while self._answers:
-            expected, wrong = self._answers.popleft()
-            if wrong:
+            expected, status, body = self._answers.popleft()
+            if wrong := judge(expected, status, body):
                 self._refuse(expected, f"{wrong}; correct the service or what is expected of it")
             else:
                 self._meet(expected)
@@ -183,8 +184,11 @@ class SmokeTest:
         """Take what the application wrote; an empty frame ends a stream."""
         self.output.feed(frame.data)
         for expected, searcher in self._logs.items():
-            if searcher.finds(frame):
-                self._meet(expected)
+            try:
+                if searcher.finds(frame):
+                    self._meet(expected)
+            except SlowSearchError:
+                self._refuse(expected, SLOW)
 
     def see_console(self, data: bytes) -> None:
         """Take what the guest's kernel printed."""
@@ -302,14 +306,19 @@ class _Searcher:
         # Where the end of a line matters, one that is not finished is not looked at.
         self._needs_end = bool(re.search(r"\$|\\Z", regex))
         self._tails: dict[int, bytes] = {}
+        self._is_over = False
 
     def finds(self, frame: Frame) -> bool:
-        """Tell whether what came with frame completes a match."""
+        """Tell whether what came with frame completes the first match; SlowSearchError once."""
+        if self._is_over:
+            return False
         # What is before the position says whether ^ fits there: not in the middle of a line.
         text = self._tails.get(frame.sequence, b"\n") + frame.data
         whole = text
         if self._needs_end and frame.data:
             whole = text[: text.rfind(b"\n") + 1]
-        found = self._pattern.search(whole, 1) is not None
         self._tails[frame.sequence] = text[-_TAIL:]
-        return found
+        # What was found is not searched for again, nor what took too long.
+        self._is_over = True
+        self._is_over = finds(self._pattern, whole, 1)
+        return self._is_over

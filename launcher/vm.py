@@ -45,7 +45,8 @@ class VMResult(Record):
 
     ``status`` is the application's (128+N for death by signal N), 124 after a timeout, 128+N if
     signal N told the launcher to stop. ``dax`` is hyperstart's proof (None: it never said);
-    ``facts`` is all it said of the guest; ``console`` is the end of the guest's console.
+    ``facts`` is all it said of the guest; ``console`` is the end of the guest's console;
+    ``has_timed_out`` tells a timeout from an application that ended with 124.
     """
 
     status: int
@@ -53,6 +54,7 @@ class VMResult(Record):
     dax: bool | None
     facts: Mapping[str, str]
     console: str
+    has_timed_out: bool = False
 
 
 class WarmStart(Record):

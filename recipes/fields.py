@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from hyperbuild.converter.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: The table of keys that stand before all tables.
 TOP = ""
+_TIME = r"\d+(\.\d+)?(us|ms|s)"
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -19,7 +23,9 @@ class Field:
     """One key: what it is for, and which values it takes.
 
     ``kind`` is a JSON schema type; that of an array's items, or of a table's values, is ``items``.
-    ``choices`` and ``pattern`` are for strings (or an array's), the limits for numbers.
+    ``choices`` and ``pattern`` are for strings (or an array's), the limits for numbers, ``least``
+    for the number of an array's items. ``fields`` are the keys of a table, where it has no others,
+    or of the tables that may be among an array's items; ``required`` are those it can't do without.
     """
 
     help: str
@@ -29,17 +35,32 @@ class Field:
     pattern: str = ""
     minimum: int | None = None
     maximum: int | None = None
+    least: int = 0
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of its values."""
         described: dict[str, Any] = {"description": self.help, "type": self.kind}
         if self.kind == "array":
-            described["items"] = self._of_one(self.items)
+            one = self._of_one(self.items)
+            described["items"] = {"anyOf": [one, self._of_table()]} if self.fields else one
+            described |= {"minItems": self.least} if self.least else {}
+        elif self.kind == "object" and self.fields:
+            described |= self._of_table()
         elif self.kind == "object":
             described["additionalProperties"] = self._of_one(self.items)
         else:
             described |= self._of_one(self.kind)
         return described
+
+    def _of_table(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {key: field.schema() for key, field in self.fields.items()},
+            "required": list(self.required),
+            "additionalProperties": False,
+        }
 
     def _of_one(self, kind: str) -> dict[str, Any]:
         limits = {
@@ -56,14 +77,34 @@ class Field:
         if not _is(value, self.kind):
             return f"is not {_NAMES[self.kind]}"
         if isinstance(value, list):
-            wrongs_of_items = (self._wrong_one(item, self.items) for item in value)
+            if len(value) < self.least:
+                return "is empty"
+            wrongs_of_items = (self._wrong_item(item) for item in value)
             return next((f"has an item that {wrong}" for wrong in wrongs_of_items if wrong), "")
+        if isinstance(value, dict) and self.fields:
+            return self._wrong_table(value)
         if isinstance(value, dict):
             wrongs = ((key, self._wrong_one(item, self.items)) for key, item in value.items())
             return next(
                 (f"has a value of {key} that {wrong}" for key, wrong in wrongs if wrong), ""
             )
         return self._wrong_one(value, self.kind)
+
+    def _wrong_item(self, value: object) -> str:
+        if isinstance(value, dict) and self.fields:
+            return self._wrong_table(value)
+        return self._wrong_one(value, self.items)
+
+    def _wrong_table(self, value: Mapping[str, Any]) -> str:
+        for key in [*value, *self.required]:
+            if key not in self.fields:
+                near = difflib.get_close_matches(key, self.fields, 1) or [", ".join(self.fields)]
+                return f"has a key {printable(key)} that is not known (there is {near[0]})"
+            if key not in value:
+                return f"does not say {key}"
+            if wrong := self.fields[key].wrong(value[key]):
+                return f"says {key}, which {wrong}"
+        return ""
 
     def _wrong_one(self, value: object, kind: str) -> str:
         if not _is(value, kind):
@@ -110,6 +151,60 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "image": Field("The image, as `hyperbuild convert` takes it."),
         "platform": Field("OS/ARCH[/VARIANT]; default: linux on this CPU."),
     },
+    "source": {
+        "layers": Field(
+            "What lies on top of each other, the lowest first: tar files beside the recipe, or "
+            "{ dir, to, owner }, a folder that is copied.",
+            "array", "string", least=1,
+            fields={
+                "dir": Field("The folder, beside the recipe."),
+                "to": Field("Where its content goes.", pattern=r"/.*"),
+                "owner": Field("Who owns it: UID[:GID].", pattern=r"[0-9]{1,9}(:[0-9]{1,9})?"),
+            },
+            required=("dir", "to"),
+        ),
+        "packages": Field(
+            "Debian packages that make the lowest layer, as NAME or NAME=VERSION.",
+            "array", "string", least=1,
+            pattern=r"[a-z0-9][a-z0-9.+-]*(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?",
+        ),
+        "suite": Field("The release they are of: bookworm.", pattern=r"[a-z][a-z0-9.-]*"),
+        "mirror": Field(
+            "Where they come from: a URL, or a line of sources.list; default: as this machine's.",
+            pattern=r"(https?|file)://\S+|deb (\[[^\]\n]+\] )?\S+ \S+( \S+)+",
+        ),
+        "variant": Field(
+            "What comes with them: Debian's essential packages (the default), apt too (minbase) or "
+            "nothing (custom). With extract nothing does, and all are unpacked, not installed.",
+            choices=("essential", "minbase", "custom", "extract"),
+        ),
+        "name": Field("What the image is called; default: localhost/ and the recipe's name."),
+    },
+    "source.config": {
+        "entrypoint": Field("What is run before all words of cmd.", "array", "string"),
+        "cmd": Field("What is run, or follows the entrypoint.", "array", "string"),
+        "env": Field("Variables.", "object", "string"),
+        "user": Field("Who runs it: a name or UID[:GID]."),
+        "working-dir": Field("Where it is run.", pattern=r"/.*"),
+        "exposed-ports": Field(
+            "Ports that it listens on: 80/tcp.", "array", "string",
+            pattern=r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?",
+        ),
+        "stop-signal": Field("What asks it to stop: SIGQUIT."),
+        "volumes": Field("Directories of data.", "array", "string", pattern=r"/.*"),
+        "labels": Field("Words about the image.", "object", "string"),
+        "healthcheck": Field(
+            "How its health is checked.", "object",
+            fields={
+                "test": Field("CMD and words, or CMD-SHELL, a line.", "array", "string", least=1),
+                "interval": Field("Between two checks: 30s.", pattern=_TIME),
+                "timeout": Field("For one check.", pattern=_TIME),
+                "start-period": Field("In which failures do not count.", pattern=_TIME),
+                "retries": Field("Failures in a row that count.", "integer", minimum=1),
+            },
+            required=("test",),
+        ),
+    },
     "rootfs": {
         "format": Field("Format of the root file system.", choices=("erofs", "ext4")),
         "align": Field("Begin large files at huge pages.", "boolean"),
@@ -152,7 +247,7 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "budget": {
         "time": Field(
             "How late steps may come: app_exec = \"400ms\".", "object", "string",
-            pattern=r"\d+(\.\d+)?(us|ms|s)",
+            pattern=_TIME,
         ),
         "insns": Field(
             "The same in guest instructions: init = \"18M\".", "object", "string",
@@ -166,26 +261,52 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     },
 }  # fmt: skip
 
-#: Keys that a recipe can't do without: (table, key).
-REQUIRED = ((TOP, "image"),)
+#: What an image is made of: a recipe needs one of these keys at least.
+ORIGINS = ((TOP, "image"), ("source", "layers"), ("source", "packages"))
+#: Keys that exclude each other.
+CLASH = (ORIGINS[0], ORIGINS[2])
+#: Keys that need another one of their table.
+NEEDED: Mapping[str, Mapping[str, str]] = {
+    "source": {
+        "packages": "suite",
+        "suite": "packages",
+        "mirror": "packages",
+        "variant": "packages",
+    }
+}
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a recipe (as the document that its TOML is)."""
-    properties: dict[str, Any] = {}
-    for table, keys in TABLES.items():
-        described = {key: field.schema() for key, field in keys.items()}
-        if table == TOP:
-            properties |= described
-        else:
-            properties[table] = {
-                "type": "object", "properties": described, "additionalProperties": False
-            }  # fmt: skip
+    root = _table(TOP)
+    for table in TABLES:
+        inner, properties = table.split("."), root["properties"]
+        for name in inner[:-1]:
+            properties = properties[name]["properties"]
+        if table != TOP:
+            properties[inner[-1]] = _table(table)
     return {
         "$schema": _SCHEMA_DIALECT,
         "title": "A recipe of hyperbuild",
+        **root,
+        "anyOf": [_has(place) for place in ORIGINS],
+        "not": {"allOf": [_has(place) for place in CLASH]},
+    }
+
+
+def _table(name: str) -> dict[str, Any]:
+    needed = {key: [other] for key, other in NEEDED.get(name, {}).items()}
+    return {
         "type": "object",
-        "properties": properties,
-        "required": [key for table, key in REQUIRED if table == TOP],
+        "properties": {key: field.schema() for key, field in TABLES[name].items()},
+        **({"dependentRequired": needed} if needed else {}),
         "additionalProperties": False,
     }
+
+
+def _has(place: tuple[str, str]) -> dict[str, Any]:
+    """Return the schema of recipes that have a key."""
+    table, key = place
+    if table == TOP:
+        return {"required": [key]}
+    return {"required": [table], "properties": {table: {"required": [key]}}}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, NotFoundError, printable
 from hyperbuild.converter.toml import parse_toml, read_toml
-from hyperbuild.recipes.fields import REQUIRED, TABLES, TOP, Field
+from hyperbuild.recipes.fields import CLASH, NEEDED, ORIGINS, TABLES, TOP, Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,20 +23,29 @@ SHIPPED = Path(__file__).parent
 class Recipe:
     """A recipe's tables as they stand in its file, all of it checked against ``TABLES``.
 
-    ``name`` is for messages; paths that it reads are relative to ``directory``.
+    ``name`` is for messages; paths that it reads are relative to ``directory``. ``stem`` is what
+    its file is called, without the suffix.
     """
 
     name: str
     directory: Path
     tables: Mapping[str, Mapping[str, Any]]
+    stem: str
 
     def get(self, table: str, key: str, default: Any = None) -> Any:
         """Return a value, default if the recipe does not say."""
         return self.tables.get(table, {}).get(key, default)
 
     @property
+    def is_composed(self) -> bool:
+        """Whether its image is put together here, of layers or packages, or of another config."""
+        return "source" in self.tables or "source.config" in self.tables
+
+    @property
     def image(self) -> str:
-        """The image's reference."""
+        """The reference of the image, or the name of the one that is put together."""
+        if self.is_composed:
+            return str(self.get("source", "name", f"localhost/{self.stem.lower()}"))
         return str(self.get(TOP, "image"))
 
     def has(self, table: str) -> bool:
@@ -88,23 +97,38 @@ def parse_recipe(raw: bytes, name: str, directory: Path, changes: Iterable[str] 
 
 
 def _recipe(
-    document: Mapping[str, Any], name: str, directory: Path, changes: Iterable[str]
+    document: Mapping[str, Any], file: str, directory: Path, changes: Iterable[str]
 ) -> Recipe:
-    tables = {TOP: {key: value for key, value in document.items() if key not in TABLES}}
-    for table in [key for key in TABLES if key in document]:
-        if not isinstance(document[table], dict):
-            raise InputError(f"{name}: {table} is a table; write [{table}]")
-        tables[table] = dict(document[table])
-    for text in changes:
-        table, key, value = _change(text)
-        tables.setdefault(table, {})[key] = value
+    tables = _tables(document, file)
     for table, values in tables.items():
         for key, value in values.items():
-            _check(name, table, key, value)
-    for table, key in REQUIRED:
-        if key not in tables.get(table, {}):
-            raise InputError(f"{name}: {_where(table, key)} is missing; every recipe needs it")
-    return Recipe(name, directory, tables)
+            _check(file, table, key, value)
+    name = file
+    for text in changes:
+        table, key, value = _change(text)
+        shown = f"--set {printable(text)}"
+        _check(shown, table, key, value)
+        tables.setdefault(table, {})[key] = value
+        # What is wrong from here on may be wrong in the file, or by this.
+        name += f" {shown}"
+    _check_together(name, tables)
+    return Recipe(name, directory, tables, Path(file).stem)
+
+
+def _tables(document: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of document that are there, without the tables inside them."""
+    outermost = [name for name in TABLES if "." not in name]
+    tables = {TOP: {key: value for key, value in document.items() if key not in outermost}}
+    for table in TABLES:
+        outer, _, key = table.rpartition(".")
+        holder = tables.get(outer, {}) if outer else document
+        if table != TOP and key in holder:
+            if not isinstance(holder[key], dict):
+                raise InputError(f"{name}: {table} is a table; write [{table}]")
+            tables[table] = dict(holder[key])
+            if outer:
+                del tables[outer][key]
+    return tables
 
 
 def _check(name: str, table: str, key: str, value: object) -> None:
@@ -115,13 +139,37 @@ def _check(name: str, table: str, key: str, value: object) -> None:
         raise InputError(f"{name}: {_where(table, key)} {wrong}; {_wanted(field)}")
 
 
+def _check_together(name: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError for keys that need another one, or exclude each other."""
+
+    def has(place: tuple[str, str]) -> bool:
+        return place[1] in tables.get(place[0], {})
+
+    if not any(map(has, ORIGINS)):
+        raise InputError(
+            f"{name}: image is missing; a recipe needs it, or layers or packages in [source]"
+        )
+    if all(map(has, CLASH)):
+        raise InputError(
+            f"{name}: image and [source] packages exclude each other, as each is the lowest "
+            "layers; drop one"
+        )
+    for table, needed in NEEDED.items():
+        for key, other in needed.items():
+            if has((table, key)) and not has((table, other)):
+                raise InputError(
+                    f"{name}: {_where(table, key)} needs {other}, which is missing; "
+                    f"{_wanted(TABLES[table][other])}"
+                )
+
+
 def _where(table: str, key: str) -> str:
     return f"[{table}] {printable(key)}" if table else printable(key)
 
 
 def _nearest(table: str, key: str) -> str:
     """Say what was meant: a key of the same table, a table, or a key of another one."""
-    tables = [name for name in TABLES if name]
+    tables = [name for name in TABLES if name and "." not in name]
     here = [*TABLES[table], *(tables if table == TOP else ())]
     if near := difflib.get_close_matches(key, here, 1):
         shown = f"[{near[0]}]" if near[0] in tables and near[0] not in TABLES[TOP] else near[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_what_does_not_hold_is_not_kept(
     assert "http :80/=404: the answer has status 200, not 404" in line
     assert done.stdout == ""
     assert not out.exists()
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "other").touch()
+    early = build(recipe, *changes, "--set", f"output.directory={blocked}")
+    assert early.returncode == 1
+    assert "application started" not in early.stderr
+    assert f"[output] directory: the output directory {blocked} holds other things" in early.stderr
     assert len(run_cli("images").stdout.splitlines()) == 1
     untested = build(recipe, *changes, "--set", 'smoke.http=["/=404"]', "--no-smoke")
     assert untested.returncode == 0, untested.stderr
@@ -124,14 +132,20 @@ def test_what_does_not_hold_is_not_kept(
     assert kept == (out.stat().st_ino, (out / "rootfs.erofs").stat().st_ino)
 
 
-def test_a_budget_of_instructions(recipe: Path, busybox: str, build: Build) -> None:
+def test_a_budget_of_instructions(recipe: Path, busybox: str, build: Build, tmp_path: Path) -> None:
     recipe.write_text(BUSYBOX + 'insns = { init = "1M" }\n')
     done = build(recipe, "--set", busybox)
     assert done.returncode == 1
     assert "M guest instructions to init, 1.00 M allowed" in done.stderr
     recipe.write_text(BUSYBOX + 'insns = { init = "100M" }\n')
-    held = build(recipe, "--set", busybox)
+    page = tmp_path / "counted.html"
+    held = build(recipe, "--set", busybox, "--report", page)
     assert held.returncode == 0, held.stderr
+    (said,) = [line for line in held.stderr.splitlines() if line.startswith("application started")]
+    assert re.fullmatch(
+        r"application .* after \d+\.\d\d M guest instructions \(kernel \+.*\)", said
+    )
+    assert "the guest's clock counted its instructions" in page.read_text()
 
 
 def test_the_smallest_profile_is_proposed_with_the_reason(

@@ -45,9 +45,9 @@ def smoke(run_cli: RunCli, tmp_path: Path) -> Smoke:
     return run
 
 
-def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the error of a test that failed: one line, status 1."""
-    assert done.returncode == 1, done.stderr
+def reason(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """Return the error of a test that failed: one line, and its status."""
+    assert done.returncode == status, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert "Traceback" not in done.stderr
     return line
@@ -129,6 +129,8 @@ def test_a_failure_without_a_place_for_its_log_names_one(run_cli: RunCli, busybo
     assert "exit 0: the application ended with status 3, its last words: what; " in line
     path = Path(line.rpartition("(console and output: ")[2].removesuffix(")"))
     assert path.read_text().startswith("exit 0: the application ended with status 3")
+    # What an application says may be nobody's business.
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     path.unlink()
 
 
@@ -211,22 +213,22 @@ def test_a_copy_is_tested_as_a_cold_vm_is(
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("status", "args", "said"),
     [
-        (("--expect-log", "("), "regular expression '(' is none"),
-        (("--expect-http", "x"), "is not [:PORT]/PATH[=STATUS][~REGEX]"),
-        (("--expect-exit", "0", "--expect-http", "/"), "can't be asked for http as well"),
-        (("--expect-exit", "0", "--health-cmd", "true"), "can't be asked for a health check"),
-        (("--network", "none", "--expect-http", "/"), "an http expectation needs a network"),
-        (("--budget", "insns=1M", "--warm"), "a copy has no instructions to count"),
-        (("--report", "x.txt"), "name a file that ends in .json, .html or .xml"),
-        (("--console-log", "/no/such/place", "false"), "can't be written"),
+        (2, ("--expect-log", "("), "regular expression '(' is none"),
+        (2, ("--expect-http", "x"), "is not [:PORT]/PATH[=STATUS][~REGEX]"),
+        (2, ("--expect-exit", "0", "--expect-http", "/"), "can't be asked for http as well"),
+        (2, ("--expect-exit", "0", "--health-cmd", "true"), "can't be asked for a health check"),
+        (1, ("--network", "none", "--expect-http", "/"), "an http expectation needs a network"),
+        (2, ("--budget", "insns=1M", "--warm"), "a copy has no instructions to count"),
+        (2, ("--report", "x.txt"), "name a file that ends in .json, .html or .xml"),
+        (1, ("--console-log", "/no/such/place", "false"), "can't be written"),
     ],
 )
 def test_contracts_that_cannot_be(
-    args: tuple[str, ...], said: str, smoke: Smoke, busybox: str, tmp_path: Path
+    status: int, args: tuple[str, ...], said: str, smoke: Smoke, busybox: str, tmp_path: Path
 ) -> None:
-    line = reason(smoke(busybox, *args, cwd=tmp_path))
+    line = reason(smoke(busybox, *args, cwd=tmp_path), status)
     assert said in line
     assert "console and output" not in line
     assert not list(tmp_path.glob("*.xml"))
@@ -253,5 +255,5 @@ def test_expectations_without_a_smoke_test(
     args: tuple[str, ...], said: str, run_cli: RunCli, busybox: str
 ) -> None:
     done = run_cli("boot", *args, busybox)
-    assert done.returncode == 125
+    assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {said}")

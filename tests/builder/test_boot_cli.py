@@ -189,10 +189,18 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("-m", "lots", "x"), "lots"),
         (("-m", "1M", "x"), "memory"),
         (("-e", "=x", "x"), "=x"),
-        (("sha256:" + "0" * 64,), "hyperbuild images"),
-        (("/no/such/dir",), "no bundle in /no/such/dir"),
         (("/no/such/dir", "--profile", "micro"), "--profile is for images"),
         (("x", "--disk", "state.img:big"), "is no size of a disk: give 16M to 16384G"),
+        (("x", "--policy", "p.toml", "--profile", "micro"), "--policy is for finished bundles"),
+        (("x", "--report", "boot.txt"), "name a file that ends in .json or .html"),
+        (("x", "--platform", "amd64"), "platform 'amd64' is not os/arch"),
+        (("x", "--smoke", "--report", "boot.txt"), "ends in .json, .html or .xml"),
+        (("x", "--smoke", "-m", "lots"), "lots"),
+        (("x", "--smoke", "--expect-http", "nope"), "is not [:PORT]/PATH"),
+        (("x", "--smoke", "--expect-log", "("), "regular expression '(' is none"),
+        (("x", "--smoke", "--expect-log", "(" * 5000 + ")" * 5000), "is none"),
+        (("x", "--expect-port", "80"), "--expect-port is for smoke tests"),
+        (("x", "--warm", "--budget", "insns=18M"), "a copy has no instructions to count"),
         (("x", "--disk", "state.img", "--warm"), "a copy has no disk"),
         (("x", "-v", "data:/d", "--warm"), "a copy has no folders or volumes of its own; drop"),
         (("x", "--network", "tap:t", "--ip", "10.0.0.2/8", "--warm"), "drop --warm or the tap"),
@@ -208,10 +216,28 @@ def test_a_command_that_starts_with_a_dash() -> None:
         (("x", "-p", "80:80", "-p", "127.0.0.1:80:81"), "is given twice"),
     ],
 )
-def test_bad_values_have_status_125_and_one_line(
+def test_bad_values_have_status_2_and_one_line(
     run_cli: RunCli, args: tuple[str, ...], text: str
 ) -> None:
     done = run_cli("boot", *args)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sha256:" + "0" * 64, "hyperbuild images"),
+        ("/no/such/dir", "no bundle in /no/such/dir"),
+        ("No Name", "is not a reference"),
+    ],
+)
+def test_what_is_not_there_has_status_125_and_one_line(
+    run_cli: RunCli, name: str, text: str
+) -> None:
+    done = run_cli("boot", name)
     assert done.returncode == 125
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1

@@ -54,7 +54,9 @@ def test_output_directory_holds_plain_files(run_cli: RunCli, small: Path, tmp_pa
     assert set(read_image(out / "rootfs.erofs")) == {"", "etc", "etc/passwd"}
 
 
-def test_without_output_the_digest_is_the_last_line(run_cli: RunCli, small: Path) -> None:
+def test_without_output_the_digest_is_the_last_line(
+    run_cli: RunCli, small: Path, hyperbuild_env: dict[str, str]
+) -> None:
     first = run_cli(*PLAIN, f"oci:{small}")
     assert first.returncode == 0, first.stderr
     digest = first.stdout.splitlines()[-1]
@@ -64,6 +66,9 @@ def test_without_output_the_digest_is_the_last_line(run_cli: RunCli, small: Path
     listed = json.loads(run_cli("images", "--json").stdout)
     assert [(item["name"], item["digest"]) for item in listed] == [(f"oci:{small}", digest)]
     assert f"oci:{small}" in run_cli("images").stdout
+    # The lock under which it was made is gone with its maker.
+    store = Path(hyperbuild_env["XDG_DATA_HOME"]) / "hyperbuild"
+    assert list((store / ".partial").iterdir()) == []
 
 
 def test_the_store_is_an_oci_layout(

@@ -321,6 +321,48 @@ def test_what_is_no_bundle(
         disable_path_validation=True,
     )  # fmt: skip
     refused(run_cli, "is not a container image", "pull", f"{bare_registry}/foreign/note:1")
+    refused(run_cli, "is not a container image", "convert", f"{bare_registry}/foreign/note:1")
+
+
+def test_a_bundle_is_no_image(parcel: Parcel, bare_registry: str, run_cli: RunCli) -> None:
+    name = f"{bare_registry}/{parcel.image.split('/')[1]}/bundle:1"
+    push_cli(run_cli, parcel.directory, name)
+    for command in ("convert", "inspect"):
+        refused(
+            run_cli, f"{name} is a finished bundle, no image; boot it as it is, or hyperbuild pull",
+            command, name,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["boot", "convert", "inspect"])
+def test_what_lies_here_is_hinted_at(
+    command: str, bare_registry: str, run_cli: RunCli, tmp_path: Path
+) -> None:
+    host = tmp_path / bare_registry
+    (host / "plain").mkdir(parents=True)
+    (host / "My").mkdir()
+    layout(host / "image", layer(f("x")))
+    (host / "app.tar").write_bytes(layer(f("x")))
+    here = {
+        "plain": "or is it the directory {} here? Then say ./{}",
+        "image": "or is it the directory {} here? Then say oci:{}",
+        "My": "or is it the directory {} here? Then say ./{}",
+        "app.tar": "or is it the file {} here? Then say oci-archive:{}, or docker-archive:{}",
+    }
+    for place, said in here.items():
+        name = f"{bare_registry}/{place}"
+        done = run_cli(command, name, cwd=tmp_path)
+        assert done.returncode == (125 if command == "boot" else 1)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: ")
+        assert line.endswith(said.replace("{}", name))
+
+
+def test_what_cannot_be_reached_is_said_once(run_cli: RunCli) -> None:
+    done = run_cli("boot", "127.0.0.1:1/app")
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: 127.0.0.1:1: connection refused")
 
 
 def test_where_to_push_must_be_clear(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hyperbuild.launcher.channel import STDERR, STDOUT, Event, Exit, Failure, Frame
 from hyperbuild.launcher.expectations import Ends, Expectation, Health, Http, Log, Port, Works
+from hyperbuild.launcher.probe import judge
 from hyperbuild.launcher.smoke import SmokeTest
 
 if TYPE_CHECKING:
@@ -114,6 +115,22 @@ def test_bad_health_ends_it_and_is_the_reason_of_all() -> None:
     assert test.is_done
     assert failure(test).startswith("healthy: the health check failed as often as the image allows")
     assert "for another failure" in test.checks[0].failure
+
+
+#: Found never, but looked for in as many ways as there are to cut the text.
+ENDLESS = r"(a+)+$"
+
+
+def test_a_log_that_would_be_searched_for_ever() -> None:
+    test = smoke(Log(ENDLESS), Log("done"))
+    test.see_output(Frame(STDOUT, b"a" * 60 + b"b\n"))
+    assert test.is_done
+    assert "was searched for 2 s without an end" in failure(test)
+
+
+def test_a_page_that_would_be_searched_for_ever() -> None:
+    assert "without an end" in judge(Http(80, "/", regex=ENDLESS), 200, b"a" * 60 + b"b\n")
+    assert judge(Http(80, "/", regex="b$"), 200, b"a" * 60 + b"b\n") == ""
 
 
 TEXT = b"starting\nready now\nbye\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -71,7 +72,29 @@ REFUSED = {
     "image = 'x'\n[boot]\nimage = 'y'": "[boot] image is not known; image belongs before all",
     "image = 'x'\n[output]\nzzz = 1": "[output] zzz is not known; there are: directory, store",
     "imgae = 'x'": "imgae is not known; did you mean image?",
-    "": "image is missing; every recipe needs it",
+    "": "image is missing; a recipe needs it, or layers or packages in [source]",
+    "[source.config]\nuser = 'x'": "image is missing; a recipe needs it, or layers or packages",
+    "image = 'x'\n[source]\npackages = ['a']\nsuite = 's'": "image and [source] packages exclude",
+    "[source]\npackages = ['a']": "[source] packages needs suite, which is missing; it is for: The",
+    "image = 'x'\n[source]\nmirror = 'http://x'": "[source] mirror needs packages, which is",
+    "[source]\npackages = ['a', '-o x']\nsuite = 's'": "packages has an item that does not look",
+    "[source]\npackages = []\nsuite = 's'": "[source] packages is empty",
+    "[source]\nlayers = []": "[source] layers is empty",
+    "[source]\nlayers = 'a.tar'": "[source] layers is not an array",
+    "[source]\nlayers = [1]": "[source] layers has an item that is not a string",
+    "[source]\nlayers = [{dir = 'a'}]": "[source] layers has an item that does not say to",
+    "[source]\nlayers = [{dri = 'a', to = '/'}]": "has a key dri that is not known (there is dir)",
+    "[source]\nlayers = [{dir = 'a', to = 'x'}]": "that says to, which does not look like /.*",
+    "[source]\nlayers = [{dir = 'a', to = '/', owner = 'me'}]": "says owner, which does not look",
+    "[source]\nlayer = ['a']": "[source] layer is not known; did you mean layers?",
+    "image = 'x'\n[source]\nconfig = 3": "source.config is a table; write [source.config]",
+    "image = 'x'\nsource = 3": "source is a table; write [source]",
+    "image = 'x'\n'source.config' = {user = 'x'}": "source.config is not known; did you mean",
+    "image = 'x'\n[source.config]\nworkdir = '/'": "[source.config] workdir is not known; did you",
+    "image = 'x'\n[source.config]\nexposed-ports = ['x']": "exposed-ports has an item that does",
+    "image = 'x'\n[source.config]\nhealthcheck = {}": "healthcheck does not say test",
+    "image = 'x'\n[source.config.healthcheck]\ntest = ['x']\nretries = 0": "which is less than 1",
+    "image = 'x'\n[source.config.healthcheck]\ntest = ['x']\nretrys = 1": "(there is retries)",
     "image = ''": "image is empty",
     "image = 7": "image is not a string",
     "image = 'x'\nboot = 3": "boot is a table; write [boot]",
@@ -129,6 +152,8 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         ("boot.cpus=2", "boot", "cpus", 2),
         ("smoke.port=[80, 81]", "smoke", "port", [80, 81]),
         ('boot.env={A="b=c"}', "boot", "env", {"A": "b=c"}),
+        ('source.layers=["a.tar"]', "source", "layers", ["a.tar"]),
+        ("source.config.user=redis", "source.config", "user", "redis"),
         ("rootfs.align=true", "rootfs", "align", True),
     ],
 )
@@ -143,8 +168,9 @@ def test_changes(change: str, table: str, key: str, value: object) -> None:
         ("image", "is not [TABLE.]KEY=VALUE"),
         ("=x", "is not [TABLE.]KEY=VALUE"),
         ("boot.memroy=1", "[boot] memroy is not known; did you mean memory?"),
-        ("boat.memory=1", "[boat] memory is not known; tables are rootfs, kernel, boot"),
-        ("boot.cpus=two", "[boot] cpus is not a whole number"),
+        ("boat.memory=1", "[boat] memory is not known; tables are source, source.config, rootfs"),
+        ("boot.cpus=two", "--set boot.cpus=two: [boot] cpus is not a whole number"),
+        ("source.suite=sid", "r.toml --set source.suite=sid: [source] suite needs packages"),
         ("smoke.port=80", "[smoke] port is not an array"),
     ],
 )
@@ -182,15 +208,20 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 KEYS = sorted({key for keys in TABLES.values() for key in keys})
-TABLE = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=2)
+TABLE = st.dictionaries(st.sampled_from([*KEYS, "config"]), VALUES, max_size=2)
 
 
 @given(
     st.dictionaries(st.sampled_from(["image", "platform", "port"]), VALUES, max_size=2),
-    st.dictionaries(st.sampled_from([name for name in TABLES if name]), TABLE, max_size=3),
+    st.dictionaries(
+        st.sampled_from([name for name in TABLES if name and "." not in name]), TABLE, max_size=3
+    ),
+    st.booleans(),
 )
-def test_the_schema_and_the_parser_agree(top: dict[str, object], tables: dict[str, object]) -> None:
-    document = {"image": "x"} | top | tables
+def test_the_schema_and_the_parser_agree(
+    top: dict[str, object], tables: dict[str, object], has_image: bool
+) -> None:
+    document: dict[str, object] = ({"image": "x"} if has_image else {}) | top | tables
     try:
         parse(as_toml(document))
     except HyperbuildError:
@@ -232,6 +263,45 @@ def test_the_schema_is_published(run_cli: RunCli) -> None:
         ("image = 'x'\n[kernel]\nfragments = ['r.config']", "has no reason; put a comment above"),
         ("image = 'oci:/no/such'", "/no/such"),
         ("image = 'x'\n[boot]\ncups = 1", "r.toml: [boot] cups is not known; did you mean cpus?"),
+        (
+            "image = 'x'\n[output]\ndirectory = '.'",
+            "[output] directory: the output directory . hol",
+        ),
+        ("image = 'x'\n[output]\ndirectory = 'r.toml'", "directory: cannot write into r.toml; cho"),
+        ("image = 'x'\n[output]\ndirectory = 'r.toml/x'", "r.toml is no directory that can be wri"),
+        (
+            "[source]\nlayers = ['no.tar']",
+            "r.toml: [source] layers: no.tar is no file; name another",
+        ),
+        ("[source]\nlayers = ['.']", "r.toml: [source] layers: . is no file; name another"),
+        ("[source]\nlayers = ['r.toml']", "r.toml: [source] layers: r.toml ends inside an entry"),
+        ("[source]\nlayers = [{dir = 'no', to = '/'}]", "r.toml: [source] layers: no is no folder"),
+        ("[source]\nlayers = [{dir = 'odd', to = '/'}]", "odd/pipe is no file, directory or symb"),
+        (
+            "[source]\nlayers = [{dir = 'gone', to = '/'}]",
+            "gone/.wh.x has a name that takes",
+        ),
+        (
+            "[source]\nlayers = ['r.config']\nname = 'No!'",
+            "r.toml: [source] name: image 'No!' is not",
+        ),
+        ("[source]\nlayers = ['r.config']\nname = 'oci:x'", "name: oci:x is no name to give; say"),
+        (
+            "image = 'x'\n[source.config]\nstop-signal = 'X'",
+            "[source.config] stop-signal: localhost",
+        ),
+        (
+            "image = 'x'\n[source.config.healthcheck]\ntest = ['x']",
+            "[source.config] healthcheck: the",
+        ),
+        (
+            "[source]\npackages = ['a']\nsuite = 'no-such'",
+            "[source] packages: apt has no source of no",
+        ),
+        (
+            "platform = 'linux/s390x'\n[source]\npackages = ['a']\nsuite = 's'",
+            "[source] packages: they are installed for this CPU; drop platform",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_one_line(
@@ -239,6 +309,10 @@ def test_what_cannot_be_built_is_one_line(
 ) -> None:
     (tmp_path / "r.toml").write_text(text.replace("'x'", "'oci:/no/such'") + "\n")
     (tmp_path / "r.config").write_text("# Why.\n\nCONFIG_X=y\n")
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd/pipe")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/.wh.x").touch()
     done = run_cli("build", "r.toml", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
