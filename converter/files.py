@@ -105,13 +105,12 @@ def locked(path: Path, *, passing: bool = False) -> Iterator[None]:
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Hold a lock on the file path (made if it is missing) that excludes nobody but ``locked``.
+    """Hold a lock on the file path (made if it is missing) that only ``locked`` excludes.
 
     Blocks while somebody holds that. Where the file can be neither opened nor made, nobody who may
     not write there can hold it either, and nothing is locked.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
         yield

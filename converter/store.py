@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter import files, oci
@@ -43,6 +43,9 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._partial = root / ".partial"
+        self._lease = root / ".lease"
+        #: A lease of a store that is still to be made.
+        self._pending: ExitStack | None = None
 
     def blob_path(self, digest: str) -> Path:
         """Return where the blob of that digest is, or would be."""
@@ -133,17 +136,27 @@ class Store:
         with suppress(FileNotFoundError):
             self.blob_path(digest).unlink()
 
-    def lease(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lease(self) -> Iterator[None]:
         """Keep every blob where it is for the time being, those that no entry names too."""
-        return files.shared(self.root / ".lease")
+        with ExitStack() as stack:
+            if self.root.is_dir():
+                stack.enter_context(files.shared(self._lease))
+            else:
+                # There is nothing to be kept before somebody makes it.
+                self._pending = stack
+            try:
+                yield
+            finally:
+                self._pending = None
 
     def alone(self) -> AbstractContextManager[None]:
         """Wait until nobody has a lease, and let nobody have one for the time being."""
-        return files.locked(self.root / ".lease")
+        return files.locked(self._lease)
 
     def is_idle(self) -> bool:
         """Tell whether nobody has a lease now."""
-        return not files.is_locked(self.root / ".lease")
+        return not files.is_locked(self._lease)
 
     def blobs(self) -> Iterator[tuple[str, Path]]:
         """Yield the digest and the path of every blob that is here, sound or not."""
@@ -204,6 +217,9 @@ class Store:
         try:
             for directory in (self._partial, self.root / "blobs" / "sha256"):
                 directory.mkdir(parents=True, exist_ok=True)
+            pending, self._pending = self._pending, None
+            if pending:
+                pending.enter_context(files.shared(self._lease))
             marker = self.root / "oci-layout"
             if not marker.exists():
                 self._write(marker, {"imageLayoutVersion": LAYOUT_VERSION})

@@ -64,6 +64,10 @@ class Container:
             said += process.stdout.read()
             return process.wait(PATIENCE), said
 
+    def remove(self) -> None:
+        """Kill what may be left of it after a failure."""
+        subprocess.run(self.runc("delete", "--force", self.name), check=True)
+
     def _kill(self, number: int) -> None:
         subprocess.run(self.runc("kill", self.name, str(int(number))), check=True)
 

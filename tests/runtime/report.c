@@ -203,7 +203,8 @@ static void tell_directory(const char *path)
 		closedir(stream);
 }
 
-/* Options of what is mounted at path, and its type if it is one of the kernel's own. */
+/* Type and options of what is mounted at path; of what lies on the host's disk under docker, whose
+ * options are the host's, whether it can be written to. */
 static void tell_mount(const char *name, const char *path, bool is_kernels)
 {
 	char line[4096], point[1024], flags[256], type[64], options[1024], text[2048] = "none";
@@ -216,8 +217,10 @@ static void tell_mount(const char *name, const char *path, bool is_kernels)
 		    sscanf(rest, " - %63s %*s %1023s", type, options) != 2 ||
 		    strcmp(point, path) != 0)
 			continue;
-		snprintf(text, sizeof(text), "%s%s%s", is_kernels ? type : "", is_kernels ? " " : "",
-			 flags);
+		if (is_kernels)
+			snprintf(text, sizeof(text), "%s %s", type, flags);
+		else
+			snprintf(text, sizeof(text), "%.2s", flags);
 		for (char *word = strtok(options, ","); word != NULL; word = strtok(NULL, ",")) {
 			bool is_told = strncmp(word, "size=", 5) == 0 || strncmp(word, "mode=", 5) == 0 ||
 				       strncmp(word, "gid=", 4) == 0 || strncmp(word, "ptmxmode=", 9) == 0;

@@ -44,7 +44,8 @@ _LOGGED = re.compile(r'.* "GET / HTTP/1\.[01]" .*')
 def machine_run(case: Case, layout: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Boot the image; return exit status and stdout."""
     own = [word for text in case.own for word in ("-e", text)]
-    argv = [HYPERBUILD, "boot", "--hostname", HOSTNAME, "--timeout", str(PATIENCE), *own]
+    options = ("--hostname", HOSTNAME, "--timeout", str(PATIENCE))
+    argv = [str(HYPERBUILD), "boot", *options, *own]
     argv += [*case.options, f"oci:{layout}", "--", *case.words]
     with subprocess.Popen(
         argv,
@@ -65,10 +66,13 @@ def machine_run(case: Case, layout: Path, environment: dict[str, str]) -> tuple[
 def container_run(case: Case, layout: Path, directory: Path) -> tuple[int, str]:
     """Run the image under runc; return docker's exit status, and stdout."""
     container = make_container(layout, directory, words=case.words, own=case.own, hostname=HOSTNAME)
-    if not case.stop:
-        return container.run()
     config = case.image if isinstance(case.image, dict) else {}
-    return container.run_and_stop(stop_signal(config.get("StopSignal", "SIGTERM")))
+    try:
+        if not case.stop:
+            return container.run()
+        return container.run_and_stop(stop_signal(config.get("StopSignal", "SIGTERM")))
+    finally:
+        container.remove()
 
 
 def told(case: Case, ran: tuple[int, str]) -> dict[str, str]:
