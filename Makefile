@@ -6,17 +6,18 @@ VENV := .venv/bin
 IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 
 FUZZ_SECONDS ?= 60
+RUNS ?= 10000000
 FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive image rootfs \
   reference documents bundle channel
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo lint test fuzz bench clean
+.PHONY: help setup demo lint test fuzz fuzz-channel bench clean
 
 demo test bench: export HYPERBUILD_ACCEL = tcg
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install the Debian packages and the Python environment that the others need
 	@$(PYTHON) tests/support/setup.py
@@ -39,6 +40,12 @@ fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each 
 	  $(VENV)/python -m tests.fuzz.run $$target build/fuzz/$$target \
 	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -max_len=65536 || exit 1; \
 	done
+	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz
+
+fuzz-channel: setup ## fuzz both ends of the guest's channel, RUNS (10000000) executions for each target
+	$(VENV)/pip install --quiet -e '.[fuzz]'
+	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_LIMIT=-runs=$(RUNS) fuzz
+	$(VENV)/python -m tests.fuzz.run channel build/fuzz/channel -runs=$(RUNS) -max_len=4096
 
 bench: setup ## measure convert, boot, density and transfer, against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert

@@ -138,6 +138,9 @@ BOOT_OPTIONS = (
         "interactive", ("-i", "--interactive"), "Pass stdin on to the application.", flag, False
     ),
     BootOption(
+        "tty", ("-t", "--tty"), "Give the application a terminal; with -i, this one.", flag, False
+    ),
+    BootOption(
         "pull", ("--pull",), "Ask the registry only for what is not in the store, or always.",
         default="missing", choices=("missing", "always"),
         shapes=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ class BootOptions(Record):
     dns: tuple[str, ...]
     add_host: tuple[str, ...]
     interactive: bool
+    tty: bool
     timeout: float | None
     rootfs_as: str | None
     require_dax: bool
@@ -104,6 +106,7 @@ def boot_image(context: Context, options: BootOptions) -> int:
     timeline.mark("start", process_start())
     with usage():
         _refuse_smoke_options(options)
+        _check_terminal(options)
         check_words(options)
         budgets = budgets_of(options)
         machine = machine_options(context, options, budgets)
@@ -116,19 +119,26 @@ def boot_image(context: Context, options: BootOptions) -> int:
 
             reference = files.bundle.image.reference
             stack.enter_context(reported(options.report, reference, timeline, budgets))
+        streams = Streams(stdin=0 if options.interactive else None)
+        make_raw = None
+        if options.tty:
+            from hyperbuild.launcher.terminal import find_terminal, raw_on_demand
+
+            streams = streams.replace(terminal=find_terminal(1, 0))
+            make_raw = stack.enter_context(raw_on_demand(0)) if options.interactive else None
+
+        def start(timeline: Timeline) -> None:
+            """Say so, and leave the terminal to the application."""
+            context.console.say(summary(timeline, counting=machine.counting))
+            if make_raw:
+                make_raw()
+
         result = run_vm(
             files,
             machine,
             search_path=context.environment.get("PATH", ""),
-            streams=Streams(stdin=0 if options.interactive else None),
-            watch=Watch(
-                timeline,
-                context.console,
-                budgets,
-                on_started=lambda timeline: context.console.say(
-                    summary(timeline, counting=machine.counting)
-                ),
-            ),
+            streams=streams,
+            watch=Watch(timeline, context.console, budgets, on_started=start),
             warm=warm_start(context, options),
         )
     if result.has_timed_out:
@@ -243,6 +253,7 @@ def machine_options(
         disk=parse_disk(options.disk) if options.disk else None,
         mounts=_mounts(context, options),
         read_only=options.read_only,
+        tty=_terminal_size() if options.tty else None,
         timeout=options.timeout,
     )
     check_options(machine)
@@ -346,6 +357,17 @@ def _find_trusted(context: Context, options: BootOptions, policy: Path) -> Bundl
     return find_trusted(
         context, options.image, rules, options.platform_text, options.authfile
     ).files
+
+
+def _terminal_size() -> tuple[int, int]:
+    from hyperbuild.launcher.terminal import find_terminal, terminal_size
+
+    return terminal_size(find_terminal(1, 0))
+
+
+def _check_terminal(options: BootOptions) -> None:
+    if options.tty and options.interactive and not os.isatty(0):
+        raise InputError("-t with -i needs a terminal as stdin; drop -t, or run it in one")
 
 
 def _refuse_smoke_options(options: BootOptions) -> None:

@@ -124,6 +124,8 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
     """
     with usage():
         check_words(options)
+        if options.tty:
+            raise InputError("-t is for people, and a smoke test has none; drop -t or --smoke")
         budgets = list(budgets_of(options))
         machine_options(context, options, tuple(budgets))
         check_contract(_own_contract(options), health_command=options.health_command)

@@ -58,6 +58,7 @@ PLAIN = [
     ("--cpus", "2", "--", "nginx", "ls", "-l"),
     ("nginx", "--", "--version"),
     ("nginx", "-i", "-", "--", "x"),
+    ("-t", "nginx", "--tty", "-i", "sh"),
     ("--timeout", "1.5", "--rootfs=blk", "--require-dax", "nginx", "-m", "1G"),
     ("./bundle", "--report", "x.html", "--budget", "init=1s", "--accel", "tcg", "--pull=always"),
     ("nginx", "--warm", "--require-warm", "--health-cmd", "test -e /ready"),
@@ -334,3 +335,20 @@ def test_kernel_list_shows_the_profiles(run_cli: RunCli) -> None:
         "dax",
         "full",
     ]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("-it",), "needs a terminal"), (("-t", "--smoke"), "drop -t or --smoke")],
+)
+def test_a_terminal_where_there_is_none(run_cli: RunCli, args: tuple[str, ...], words: str) -> None:
+    done = run_cli("boot", *args, "oci:/no/such")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_it_is_two_options() -> None:
+    params = parsed("-it", "nginx", "sh", "-t")
+    assert (params["interactive"], params["tty"]) == (True, True)
+    assert params["command"] == ("sh", "-t")

@@ -59,6 +59,21 @@ int main(void)
 		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\4dax=0\n", 18);
 	else if (!strcmp(what, "hello-nonsense"))
 		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4\0\0\0\1\0\0\0\4\0\0\0\4", 24);
+	else if (!strcmp(what, "window-nonsense")) {
+		int stream = port(2);
+
+		/* One frame more than the window has room for. */
+		for (int i = 0; i < 5; i++) {
+			(void)!write(stream, "\0\0\0\0\0\0\0\1\0\1\0\0", 12);
+			(void)!write(stream, noise, 32768);
+			(void)!write(stream, noise, 32768);
+		}
+	} else if (!strcmp(what, "input-nonsense"))
+		(void)!write(port(1), "\0\0\0\10\0\0\0\14\0\0\0\0\0\0\0\1\0\0\0\1", 20);
+	else if (!strcmp(what, "process-nonsense"))
+		(void)!write(port(1), "\0\0\0\5\0\0\0\4\0\0\0\7", 12);
+	else if (!strcmp(what, "stranger-nonsense"))
+		(void)!write(port(2), "\0\0\0\0\0\0\0\17\0\0\0\1x", 13);
 	else if (!strcmp(what, "complaint"))
 		puts("hyperstart: no ports, say");
 	else if (!strcmp(what, "panic"))

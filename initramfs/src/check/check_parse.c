@@ -147,6 +147,23 @@ static void check_health_times(void)
 	}
 }
 
+static void check_terminal_sizes(void)
+{
+	char good[] = "25 90\n";
+	static const char *const refused[] = {
+		"", "\n", "25\n", "25 \n", "25 90 1\n", "65536 1\n", "1 65536\n", "-1 1\n", " 25 90\n",
+	};
+	struct terminal_size size;
+
+	CHECK(parse_terminal_size(good, &size) == 0 && size.rows == 25 && size.columns == 90);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		char *memory = copy(refused[i], strlen(refused[i]));
+
+		CHECK(parse_terminal_size(memory, &size) != 0);
+		free(memory);
+	}
+}
+
 static bool is_listened(const char *table)
 {
 	struct listener found;
@@ -190,5 +207,6 @@ int main(void)
 	check_root_devices();
 	check_networks();
 	check_health_times();
+	check_terminal_sizes();
 	return 0;
 }
