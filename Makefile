@@ -8,7 +8,7 @@ IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 FUZZ_SECONDS ?= 60
 RUNS ?= 10000000
 FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive image rootfs \
-  reference documents bundle channel
+  reference documents bundle packages channel
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

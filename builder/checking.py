@@ -26,10 +26,9 @@ def verify_bundle(
     """
     rule = None
     if keys:
-        from hyperbuild.builder.policy import Rule
-        from hyperbuild.builder.signing import load_key
+        from hyperbuild.builder.policy import rule_of
 
-        rule = Rule(tuple(load_key(key) for key in keys))
+        rule = rule_of(keys)
     if not is_finished(name):
         from hyperbuild.builder.pulling import verify_remote
 

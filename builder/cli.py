@@ -17,7 +17,7 @@ from hyperbuild.builder.boot_command import BootCommand, boot_options, warm_opti
 from hyperbuild.builder.build_command import build
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import read_context
-from hyperbuild.builder.distributing import pull, push, rebuild, verify
+from hyperbuild.builder.distributing import pull, push, rebuild, sbom, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
@@ -260,8 +260,8 @@ def images(context: Context, *, as_json: bool) -> None:
 
 
 for command in (
-    build, push, pull, verify, rebuild, rmi, prune, du, fsck, export_command, import_command,
-    volume,
+    build, push, pull, verify, rebuild, sbom, rmi, prune, du, fsck, export_command,
+    import_command, volume,
 ):  # fmt: skip
     cli.add_command(command)
 

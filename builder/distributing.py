@@ -33,6 +33,7 @@ _keys = click.option(
     "--sign", "sign_with", type=click.Path(path_type=Path, dir_okay=False), metavar="KEY",
     help="Attach a statement of what it was made of, signed by this private key (PEM).",
 )  # fmt: skip
+@click.option("--no-sbom", is_flag=True, help="Do not attach an SBOM (see `sbom`).")
 @authfile_option
 @pass_context
 def push(
@@ -43,20 +44,22 @@ def push(
     destination: str | None,
     as_json: bool,
     sign_with: Path | None,
+    no_sbom: bool,
     authfile: Path | None,
 ) -> None:
     """Push a BUNDLE (of `images`, or a directory) to a registry, for others to boot.
 
     Without a destination it is attached to the image that it was made from, where `pull` and `boot`
-    of that image find it. Only what the registry lacks is sent. The last line of stdout names the
+    of that image find it. Its SBOM (CycloneDX) is attached to the bundle. Only what the registry
+    lacks is sent. The last line of stdout names the
     bundle by its digest.
     """
     from hyperbuild.builder.pushing import push_bundle
 
-    pushed = push_bundle(context, name, destination, authfile, sign_with)
+    pushed = push_bundle(context, name, destination, authfile, sign_with, with_sbom=not no_sbom)
     attached = f", attached to {pushed.subject.digest[:19]}" if pushed.subject else ""
-    signed = ", signed" if sign_with else ""
-    context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}{signed}")
+    more = (", with its SBOM" if pushed.has_sbom else "") + (", signed" if sign_with else "")
+    context.console.say(f"{pushed.sent / (1 << 20):.1f} MiB sent{attached}{more}")
     click.echo(pushed.to_json() if as_json else pushed.name)
 
 
@@ -179,3 +182,52 @@ def rebuild(
         raise VerificationError(
             f"{name} could not be made again as it is: {', '.join(others)}; see above"
         )
+
+
+@click.command()
+@click.argument("name", metavar="IMAGE|BUNDLE")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write it into FILE instead of to stdout.",
+)  # fmt: skip
+@click.option(
+    "--attached", is_flag=True,
+    help="Fetch the one that is attached to the bundle in its registry.",
+)  # fmt: skip
+@click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE", help="With --attached: fail unless one of these public keys has signed it.",
+)  # fmt: skip
+@platform_option
+@authfile_option
+@pass_context
+def sbom(
+    context: Context,
+    /,
+    *,
+    name: str,
+    output: Path | None,
+    attached: bool,
+    keys: tuple[Path, ...],
+    platform_text: str | None,
+    authfile: Path | None,
+) -> None:
+    """Print the SBOM of a BUNDLE, or of the bundle of IMAGE, as CycloneDX 1.6 JSON.
+
+    It is made of what its root file system holds: packages of dpkg, apk and rpm, of Python, npm,
+    Ruby, Java and PHP, what Go and Rust programs were built from, kernel and init. What could not
+    be read is warned of. The same bundle has the same SBOM, byte by byte.
+    """
+    from hyperbuild.builder.materials import fetch_sbom, sbom_of
+    from hyperbuild.converter.files import write_atomically
+
+    if keys and not attached:
+        raise click.UsageError("--key is for SBOMs that are --attached.")
+    if attached:
+        content = fetch_sbom(context, name, keys, platform_text, authfile)
+    else:
+        content = sbom_of(context, name, platform_text, authfile)
+    if output:
+        write_atomically(output, content)
+    else:
+        click.echo(content, nl=False)

@@ -85,6 +85,12 @@ class Policy:
         )
 
 
+def rule_of(paths: Iterable[Path]) -> Rule | None:
+    """Return the rule that one of the keys in these files has to have signed; None without any."""
+    keys = tuple(load_key(path) for path in paths)
+    return Rule(keys) if keys else None
+
+
 def read_policy(path: Path) -> Policy:
     """Read a policy and its keys; InputError names what is wrong, and where."""
     fields = read_toml(path, "policy")

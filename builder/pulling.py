@@ -176,7 +176,7 @@ def verify_remote(
     Errors as of ``pull_bundle``.
     """
     with _remote(context, name, platform_text, authfile) as remote:
-        found, _ = _accepted(remote, rule)
+        found, envelope = _accepted(remote, rule)
         rootfs, here = found.bundle.rootfs, found.artifact
         if here.plain:
             digest = _digest_blob(remote, here.plain)
@@ -187,7 +187,41 @@ def verify_remote(
         _require(digest, rootfs.digest, f"{remote.reference}: its root file system")
         for file in here.files:
             _require(_digest_blob(remote, file), file.digest, f"{remote.reference}: a file of it")
+        _tell_of_sbom(remote, here.digest, (envelope, rule) if rule else None)
         return here.digest
+
+
+def fetch_attached_sbom(
+    context: Context,
+    name: str,
+    platform_text: str | None,
+    authfile: Path | None,
+    rule: Rule | None = None,
+) -> bytes:
+    """Return the SBOM that is attached to the bundle which ``pull_bundle`` would take.
+
+    Where that has to be signed, so has the SBOM. NotFoundError: it has none; else as there.
+    """
+    with _remote(context, name, platform_text, authfile) as remote:
+        found, envelope = _accepted(remote, rule)
+        return _attached_sbom(remote, found.artifact.digest, (envelope, rule) if rule else None)
+
+
+def _tell_of_sbom(remote: _Remote, digest: str, signed: tuple[bytes, Rule] | None) -> None:
+    """Say whether an SBOM is attached to a bundle; VerificationError: it is not the signed one."""
+    try:
+        content = _attached_sbom(remote, digest, signed)
+    except NotFoundError:
+        remote.progress.say("no SBOM is attached")
+    else:
+        how = "attached, signed with the bundle" if signed else "attached"
+        remote.progress.say(f"an SBOM is {how}: {oci.digest_of(content)}")
+
+
+def _attached_sbom(remote: _Remote, digest: str, signed: tuple[bytes, Rule] | None) -> bytes:
+    from hyperbuild.builder.materials import attached_sbom
+
+    return attached_sbom(remote.places, remote.documents, digest, remote.progress, signed)
 
 
 def _require(seen: str, named: str, what: str) -> None:

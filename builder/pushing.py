@@ -17,8 +17,10 @@ from hyperbuild.builder.locating import is_finished, open_finished
 from hyperbuild.builder.stored import (
     ARTIFACT_TYPE,
     CONFIG_TYPE,
+    ENVELOPE_TYPE,
     INITRAMFS_TYPE,
     KERNEL_TYPE,
+    SBOM_TYPE,
     find_bundle,
 )
 from hyperbuild.converter import oci
@@ -52,17 +54,27 @@ _LEVEL = 2
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What was pushed: where it can be named, the bytes sent, and what it is attached to."""
+    """What was pushed: where it can be named, the bytes sent, and what it is attached to.
+
+    ``has_sbom`` says that its SBOM is attached to it in turn.
+    """
 
     name: str
     digest: str
     sent: int
     subject: oci.Descriptor | None
+    has_sbom: bool
 
     def to_json(self) -> str:
         """Return it as a JSON object."""
-        fields = {"name": self.name, "digest": self.digest, "sent": self.sent}
-        return json.dumps({**fields, "attachedTo": self.subject and self.subject.digest}, indent=2)
+        fields = {
+            "name": self.name,
+            "digest": self.digest,
+            "sent": self.sent,
+            "attachedTo": self.subject and self.subject.digest,
+            "sbom": self.has_sbom,
+        }
+        return json.dumps(fields, indent=2)
 
 
 def push_bundle(
@@ -71,13 +83,16 @@ def push_bundle(
     destination: str | None,
     authfile: Path | None,
     sign_with: Path | None,
+    *,
+    with_sbom: bool,
 ) -> Pushed:
     """Push the bundle called name to destination, or to the image that it was made from.
 
-    Where the image is in the same repository, the bundle is attached to it. sign_with is the file
-    of a private key that signs what was made, and of what. InputError: it came from no registry and
-    destination is not given, or there is no such key; VerificationError: the bundle's files are not
-    those its document names; AccessError, UnavailableError: of the registry.
+    Where the image is in the same repository, the bundle is attached to it. with_sbom has its SBOM
+    attached to it in turn; sign_with is the file of a private key that signs what was made, of
+    what, and the SBOM. InputError: it came from no registry and destination is not given, or there
+    is no such key; VerificationError: the bundle's files are not those its document names;
+    AccessError, UnavailableError: of the registry.
     """
     files = _find(context, name)
     document = files.document
@@ -92,18 +107,54 @@ def push_bundle(
         else:
             subject = _required(subject, files, client)
             if known := _attached(client, document, subject):
-                if signer:
-                    _sign(context, files, client, known, signer)
-                return Pushed(f"{client.endpoint.name}@{known.digest}", known.digest, 0, subject)
+                has_sbom = bool(list_referrers(client, known.digest, SBOM_TYPE))
+                is_needed = with_sbom and (signer or not has_sbom)
+                sbom = _sbom(context, files) if is_needed else b""
+                _accompany(context, files, client, known, sbom, signer)
+                name = f"{client.endpoint.name}@{known.digest}"
+                return Pushed(name, known.digest, 0, subject, has_sbom or bool(sbom))
+        # While the layers are on their way, a processor has time for it.
+        listing = workers.submit(lambda: _sbom(context, files) if with_sbom else b"")
         layers, sent = _push_layers(context, files, document, places, workers)
+        sbom = listing.result()
         manifest = artifact.write_artifact(document, layers, subject, _created(context))
         made = oci.Descriptor(oci.OCI_MANIFEST, oci.digest_of(manifest), len(manifest))
-        if signer:
-            # First: nobody shall find the bundle without its signature.
-            _sign(context, files, client, made, signer)
+        # First: nobody shall find the bundle without its signature.
+        _accompany(context, files, client, made, sbom, signer)
         push_referrer(client, manifest, reference.tag if destination else "")
     tag = f":{reference.tag}" if destination else ""
-    return Pushed(f"{client.endpoint.name}{tag}@{made.digest}", made.digest, sent, subject)
+    name = f"{client.endpoint.name}{tag}@{made.digest}"
+    return Pushed(name, made.digest, sent, subject, bool(sbom))
+
+
+def _sbom(context: Context, files: BundleFiles) -> bytes:
+    """Return a bundle's SBOM; none, with a warning, for what is no root file system."""
+    from hyperbuild.builder.materials import make_sbom
+
+    try:
+        return make_sbom(context, files)
+    except VerificationError as error:
+        context.console.warn(f"the bundle goes without an SBOM: {error}")
+        return b""
+
+
+def _accompany(
+    context: Context,
+    files: BundleFiles,
+    client: Registry,
+    manifest: oci.Descriptor,
+    sbom: bytes,
+    signer: CryptoSigner | None,
+) -> None:
+    """Attach an SBOM and a signature, where there are any, to the bundle of that manifest."""
+    from hyperbuild.builder.attestation import push_attached
+    from hyperbuild.builder.statement import SBOM_NAME
+
+    if sbom:
+        push_attached(client, SBOM_TYPE, sbom, manifest, SBOM_NAME)
+    if signer:
+        digest = oci.digest_of(sbom) if sbom else ""
+        _sign(context, files, client, manifest, digest, signer)
 
 
 def _required(
@@ -130,12 +181,13 @@ def _sign(
     files: BundleFiles,
     client: Registry,
     manifest: oci.Descriptor,
+    sbom: str,
     signer: CryptoSigner,
 ) -> None:
-    """Attach a signed statement to a bundle, whose files and manifest are given."""
+    """Attach a signed statement to a bundle; its files, manifest and SBOM's digest are given."""
     from importlib.metadata import version
 
-    from hyperbuild.builder.attestation import push_envelope
+    from hyperbuild.builder.attestation import push_attached
     from hyperbuild.builder.buildinfo import read_build
     from hyperbuild.builder.signing import sign
     from hyperbuild.builder.statement import write_statement
@@ -149,8 +201,9 @@ def _sign(
         made=_created(context),
         version=version("hyperbuild-vm"),
         tools=_tools(context, bundle, build),
+        sbom=sbom,
     )
-    push_envelope(client, sign(statement, signer), manifest)
+    push_attached(client, ENVELOPE_TYPE, sign(statement, signer), manifest)
 
 
 def _tools(context: Context, bundle: Bundle, build: BuildInfo | None) -> dict[str, str]:

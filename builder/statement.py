@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from hyperbuild.builder.stored import SBOM_TYPE
 from hyperbuild.converter import oci
 from hyperbuild.converter.errors import ContentError
 from hyperbuild.launcher.located import BUNDLE_NAME
@@ -26,6 +27,8 @@ from hyperbuild.launcher.located import BUNDLE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+#: What an SBOM's file is called.
+SBOM_NAME = "sbom.cdx.json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
@@ -40,13 +43,14 @@ class Statement:
     """What somebody says of a bundle: the digests of its manifest and its document, and when.
 
     ``definition`` is what it says of how the bundle was made, ``hyperbuild`` the version by which,
-    "" if it does not tell.
+    "" if it does not tell; ``sbom`` is the digest of its SBOM, "" if it says nothing of one.
     """
 
     digests: frozenset[str]
     made: datetime
     definition: Mapping[str, Any]
     hyperbuild: str
+    sbom: str = ""
 
     @property
     def tools(self) -> Mapping[str, str]:
@@ -63,12 +67,20 @@ class Statement:
 
 
 def write_statement(
-    document: bytes, *, manifest: str, name: str, made: str, version: str, tools: Mapping[str, str]
+    document: bytes,
+    *,
+    manifest: str,
+    name: str,
+    made: str,
+    version: str,
+    tools: Mapping[str, str],
+    sbom: str = "",
 ) -> bytes:
     """Return the statement about a bundle: its bundle.json, and the digest of its manifest.
 
     name is its repository, made a time as in RFC 3339, version that of hyperbuild; tools are the
-    versions of what made the kernel and the initramfs, as far as they are known.
+    versions of what made the kernel and the initramfs, as far as they are known; sbom is the digest
+    of its SBOM if it has one.
     """
     statement = {
         "_type": _STATEMENT,
@@ -82,6 +94,9 @@ def write_statement(
             "runDetails": {
                 "builder": {"id": _BUILDER, "version": {"hyperbuild": version}},
                 "metadata": {"finishedOn": made},
+                "byproducts": [_resource(sbom, name=SBOM_NAME, mediaType=SBOM_TYPE)]
+                if sbom
+                else [],
             },
         },
     }
@@ -148,8 +163,16 @@ def read_statement(payload: bytes) -> Statement:
         )
         made = datetime.strptime(details["metadata"]["finishedOn"], _TIME).replace(tzinfo=UTC)
         version = details["builder"].get("version", {}).get("hyperbuild", "")
+        sbom = _sbom(details.get("byproducts", []))
         if not isinstance(definition, dict) or not isinstance(version, str):
             raise ContentError("the signed statement does not say how the bundle was made")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ContentError("the signed statement cannot be read") from error
-    return Statement(frozenset(digests), made, definition, version)
+    return Statement(frozenset(digests), made, definition, version, sbom)
+
+
+def _sbom(byproducts: list[dict[str, Any]]) -> str:
+    for made in byproducts:
+        if made.get("mediaType") == SBOM_TYPE:
+            return f"sha256:{made['digest']['sha256']}"
+    return ""

@@ -24,6 +24,8 @@ KERNEL_TYPE = "application/vnd.hyperbuild.kernel.v1.elf"
 INITRAMFS_TYPE = "application/vnd.hyperbuild.initramfs.v1.cpio"
 #: A signed statement about a bundle, as in-toto's attestation framework names it.
 ENVELOPE_TYPE = "application/vnd.in-toto.provenance+dsse"
+#: A bundle's bill of materials, as IANA has registered it.
+SBOM_TYPE = "application/vnd.cyclonedx+json"
 #: Annotation of a bundle in the store: the digest of everything that it was made of.
 KEY = "sh.hyper.bundle.key"
 #: Annotation of a bundle in the store: the digest of a signed statement about it.

@@ -16,6 +16,7 @@ from hyperbuild.converter.files import open_regular
 from hyperbuild.converter.limits import DEFAULT_LIMITS
 from hyperbuild.converter.survey import Contents, Name, survey_names
 from hyperbuild.converter.verify import open_image
+from hyperbuild.converter.verify_reader import walk_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,14 +113,9 @@ def _contents(fd: int, layout: Layout) -> Contents:
 
 
 def _names(reader: ImageReader, layout: Layout) -> Iterator[Name]:
-    directories: set[int] = set()
     seen: set[int] = set()
-    for count, (path, info) in enumerate(reader.walk()):
-        if info.nid in directories or count > DEFAULT_LIMITS.entries:
-            raise VerificationError("its directories lead into each other")
-        if stat.S_ISDIR(info.mode):
-            directories.add(info.nid)
-        elif stat.S_ISREG(info.mode) and info.size and info.nid not in seen:
+    for path, info in walk_once(reader, DEFAULT_LIMITS.entries):
+        if stat.S_ISREG(info.mode) and info.size and info.nid not in seen:
             seen.add(info.nid)
             layout.add(path, info)
         yield Name(path, info.mode, info.size, info.nid)

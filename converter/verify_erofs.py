@@ -36,6 +36,7 @@ class ErofsReader(ImageReader):
         self._meta = self.number(1064, 4) * 4096
         self.root_nid = self.number(1038, 2)
         self.inodes = self.number(1040, 8)
+        self.made = self.number(1048, 8)
 
     def _verify_checksum(self) -> None:
         block = bytearray(self.image[1024:4096])

@@ -54,6 +54,7 @@ class Ext4Reader(ImageReader):
             raise VerificationError("the ext4 is not marked clean; convert the image again")
         self.inodes = self.number(1024, 4)
         self._blocks = self.number(1028, 4)
+        self.made = self.number(1288, 4) | self.number(1654, 1) << 32
         if self._blocks * 4096 > len(self.image):
             raise VerificationError("the ext4 is larger than its image; convert the image again")
 

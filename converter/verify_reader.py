@@ -54,6 +54,8 @@ class ImageReader(ABC):
     directory_link_limit = 1 << 32
 
     root_nid: int
+    #: When the image was made, in seconds since the epoch.
+    made: int
 
     def __init__(self, fd: int) -> None:
         try:
@@ -109,3 +111,14 @@ class ImageReader(ABC):
             for name, child, child_code in reversed(entries):
                 if name not in (b".", b".."):
                     pending.append((path + b"/" + name if path else name, child, child_code, nid))
+
+
+def walk_once(reader: ImageReader, limit: int) -> Iterator[tuple[bytes, FileInfo]]:
+    """Walk an image that may be anybody's: one that does not end within limit entries is broken."""
+    directories: set[int] = set()
+    for count, (path, info) in enumerate(reader.walk()):
+        if info.nid in directories or count > limit:
+            raise VerificationError("its directories lead into each other")
+        if stat.S_ISDIR(info.mode):
+            directories.add(info.nid)
+        yield path, info

@@ -18,7 +18,15 @@ from pathlib import Path
 
 import zstandard
 
+from hyperbuild.builder.cataloguing import Catalogue, read_os_release
+from hyperbuild.builder.installed_apk import read_apk
+from hyperbuild.builder.installed_dpkg import read_dpkg
+from hyperbuild.builder.installed_elf import read_program
+from hyperbuild.builder.installed_java import read_archive
+from hyperbuild.builder.installed_languages import read_composer, read_gem, read_npm, read_python
+from hyperbuild.builder.installed_rpm import read_ndb, read_sqlite
 from hyperbuild.builder.lint import lint
+from hyperbuild.builder.sbom import write_sbom
 from hyperbuild.converter import files, oci, tar
 from hyperbuild.converter.convert import FORMATS
 from hyperbuild.converter.errors import ContentError, HyperbuildError, VerificationError
@@ -261,6 +269,23 @@ def _channel(data: bytes) -> None:
     assert set(seen) <= {0, 1, 2, 3, 4, 5, 6}
 
 
+def _packages(data: bytes) -> None:
+    """Read data as each kind of database in turn: what one refuses another may take."""
+    rest = [
+        read_apk(data), read_dpkg(data), read_ndb(data), read_sqlite(data), read_python(data, ""),
+        read_npm(data, ""), read_gem(data, "a-1.gemspec"), read_composer(data, ""),
+        (package for _, package in read_archive(io.BytesIO(data), "a.jar", lambda _: None)),
+        read_program(io.BytesIO(data)),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    for packages in rest:
+        with suppress(HyperbuildError):
+            found = tuple((package, ("a",)) for package in islice(packages, 1000))
+            listed = Catalogue(read_os_release(data), found, (), len(data))
+            json.loads(
+                write_sbom(Bundle.from_json(_BUNDLE_JSON, ""), listed, version="0", epoch=None)
+            )
+
+
 _ENTRIES = (
     d("etc/"), f("etc/a", "text", xattrs={"user.x": b"1"}), s("l", "etc"), h("b", "etc/a"),
     E("n" * 90 + "/" + "m" * 99, data=b"x" * 600), E("dev/sda", tarfile.BLKTYPE, device=(8, 1)),
@@ -299,6 +324,10 @@ _BUNDLE = {
     "initramfs": {"digest": _HEX},
     "commandLine": ["quiet"],
 }  # fmt: skip
+
+_BUNDLE_JSON = json.dumps(_BUNDLE).encode()
+_STANZAS = b"Package: a\nVersion: 1\nP:a\nV:1\nName: a\nLicense: MIT OR (ISC)\n\nID=x\n"
+_NPM = b'{"name": "@a/b", "version": "1", "packages": [{"name": "v/n", "license": ["x"]}]}'
 
 #: Seeds for the targets that take their input as choices.
 _CHOICES = tuple(random.Random(seed).randbytes(300) for seed in range(8))
@@ -352,6 +381,9 @@ TARGETS = {
     "bundle": Target(
         _bundle,
         (json.dumps(_BUNDLE).encode(), b'{"schemaVersion": 2, "image": {"reference": "\\ud800"}}'),
+    ),
+    "packages": Target(
+        _packages, (_STANZAS, _NPM, b"# stub: a 1 ruby lib\n", b"RpmP" + bytes(12), b"\x7fELF\2\1")
     ),
     "channel": Target(
         _channel,

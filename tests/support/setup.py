@@ -26,6 +26,7 @@ PACKAGES = {
     "making and serving images": "mmdebstrap umoci skopeo docker-registry openssl curl zstd "
     "util-linux busybox-static",
     "comparing with containers": "runc",
+    "reading what others install": "rpm",
     "measuring": "lz4 squashfs-tools",
 }
 
