@@ -198,8 +198,9 @@ def test_a_terminal_from_end_to_end(busybox: BundleFiles) -> None:
         (b"# ", b"busybox stty size\r"),
         (b"25 90\r\n", (40, 132)),
         (b"# ", b"while [ \"$(busybox stty size)\" != '40 132' ]; do :; done; echo re'sized'\r"),
-        (b"resized\r\n", b"sleep 1000\r"),
-        (b"sleep 1000\r\n", b"\x03"),
+        (b"resized\r\n", b"sh -c \"echo be'gun'; sleep 1000\"\r"),
+        # The shell has given the terminal back: who interrupts earlier interrupts nobody.
+        (b"begun\r\n", b"\x03"),
         (b"# ", b"exit 3\r"),
     )
     before = termios.tcgetattr(typist.slave)
