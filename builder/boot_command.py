@@ -16,6 +16,7 @@ from hyperbuild.builder.boot_options import (
     seconds,
     status,
 )
+from hyperbuild.builder.run_options import RUN_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +78,11 @@ class BootCommand(click.Command):
 def boot_options(command: _Command) -> _Command:
     """Add all options to command."""
     return _with_options(command, BOOT_OPTIONS)
+
+
+def run_command_options(command: _Command) -> _Command:
+    """Add to command all options of ``run``."""
+    return _with_options(command, RUN_OPTIONS)
 
 
 def warm_options(command: _Command) -> _Command:

@@ -1,5 +1,7 @@
 """The options of ``hyperbuild boot``, once: the command line is made of them, and the plain way in.
 
+``run`` has most of them, too (``run_options``).
+
 A boot begins with reading its command line, and click takes longer to load than all else before
 the hypervisor runs. So a line that is plainly right is read here; whatever is not (help, a mistake,
 a value from a variable) is left to click, which says everything there is to say.
@@ -16,8 +18,8 @@ from hyperbuild.converter.records import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-#: Variables that stand for options of the command or of the program, and whose values click reads.
-_VARIABLES = ("HYPERBUILD_BOOT_", "HYPERBUILD_QUIET", "HYPERBUILD_DEBUG", "_HYPERBUILD_")
+#: Variables that stand for options of the program, and whose values click reads.
+_VARIABLES = ("HYPERBUILD_QUIET", "HYPERBUILD_DEBUG", "_HYPERBUILD_")
 
 
 def flag(text: str) -> bool:
@@ -244,15 +246,22 @@ BOOT_OPTIONS = (
 )  # fmt: skip
 
 
-def read_plainly(words: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the fields of BootOptions as words (those behind ``boot``) and variables say.
+def read_plainly(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    command: str = "boot",
+    options: Sequence[BootOption] = BOOT_OPTIONS,
+) -> dict[str, Any] | None:
+    """Return the fields of options as words (those behind the command) and variables say.
 
     None if they are not plainly right.
     """
-    if any(name.startswith(_VARIABLES) for name in environment):
+    if any(
+        name.startswith((*_VARIABLES, f"HYPERBUILD_{command.upper()}_")) for name in environment
+    ):
         return None
     try:
-        return _Words(words, environment).read()
+        return _Words(words, environment, options).read()
     except (ValueError, LookupError):
         return None
 
@@ -260,11 +269,13 @@ def read_plainly(words: Sequence[str], environment: Mapping[str, str]) -> dict[s
 class _Words:
     """Options before and after the image; from the first word behind them on, all is CMD."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str], options: Sequence[BootOption]
+    ) -> None:
         self._words = list(words)
-        self._by_name = {name: option for option in BOOT_OPTIONS for name in option.names}
-        self._values: dict[str, Any] = {option.field: option.default for option in BOOT_OPTIONS}
-        for option in BOOT_OPTIONS:
+        self._by_name = {name: option for option in options for name in option.names}
+        self._values: dict[str, Any] = {option.field: option.default for option in options}
+        for option in options:
             if option.variable and option.variable in environment:
                 self._take(option, environment[option.variable])
 

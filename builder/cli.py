@@ -21,6 +21,7 @@ from hyperbuild.builder.distributing import pull, push, rebuild, sbom, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
+from hyperbuild.builder.vm_commands import ALIASES, COMMANDS, inspect_vm
 from hyperbuild.builder.volume_command import volume
 from hyperbuild.converter.errors import InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
@@ -200,7 +201,11 @@ def warm(context: Context, /, when: str, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("name", metavar="IMAGE|BUNDLE")
+@click.argument("name", metavar="VM|IMAGE|BUNDLE")
+@click.option(
+    "--type", "kind", type=click.Choice(["vm", "image"]),
+    help="What NAME is; default: a VM if one is called so, else an image or bundle.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as a JSON object.")
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -219,6 +224,7 @@ def inspect(
     /,
     *,
     name: str,
+    kind: str | None,
     as_json: bool,
     html: Path | None,
     top: int,
@@ -226,11 +232,17 @@ def inspect(
     authfile: Path | None,
     **limits: Any,
 ) -> None:
-    """Show what IMAGE or BUNDLE is made of: layers, what they waste, big files, DAX.
+    """Show what IMAGE or BUNDLE is made of: layers, what they waste, big files, DAX. Or a VM.
 
     A BUNDLE is a directory of `convert -o`, or the digest or name of one in the store. An IMAGE is
-    read, layer by layer, and no root file system is written.
+    read, layer by layer, and no root file system is written. It is a VM that is shown if one has
+    that name, or an ID that begins with it, by 12 digits or more (see `list --all`).
     """
+    if kind != "image" and (
+        told := inspect_vm(context, name, surely=kind == "vm", as_json=as_json)
+    ):
+        click.echo(told)
+        return
     from hyperbuild.builder.inspecting import InspectOptions, inspect_name
     from hyperbuild.builder.report_html import write_page
     from hyperbuild.builder.report_text import inspection_as_json, inspection_as_text
@@ -261,9 +273,11 @@ def images(context: Context, *, as_json: bool) -> None:
 
 for command in (
     build, push, pull, verify, rebuild, sbom, rmi, prune, du, fsck, export_command,
-    import_command, volume,
+    import_command, volume, *COMMANDS,
 ):  # fmt: skip
     cli.add_command(command)
+for other_name, command in ALIASES.items():
+    cli.add_command(command, other_name)
 
 
 @cli.group()

@@ -1,7 +1,7 @@
 """Where the program begins: the plain way into a boot, click for all else, and every exit status.
 
-Exit status: 0, 1 for a failure told in one line, 2 for usage; ``boot`` has the guest's own, or 125
-for a failure of ours. What is imported here delays every boot (see ``boot_options``).
+Exit status: 0, 1 for a failure told in one line, 2 for usage; ``boot`` and ``run`` have the guest's
+own, or 125 for a failure of ours. What is imported here delays every boot (see ``boot_options``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from hyperbuild.converter.errors import HyperbuildError, InputError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hyperbuild.builder.boot_options import BootOption
+
 BOOT_FAILURE = 125
 INTERRUPTED = 130
+#: Commands whose status is the guest's.
+_GUESTS = ("boot", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +50,7 @@ def _open_standard_files() -> None:
 
 def _run(arguments: list[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    failure = BOOT_FAILURE if command == "boot" else 1
+    failure = BOOT_FAILURE if command in _GUESTS else 1
     try:
         status = _boot_plainly(arguments)
         if status is None:
@@ -61,7 +65,7 @@ def _run(arguments: list[str]) -> int:
         return failure
     except HyperbuildError as error:
         # What the guest could not do has a status of its own where the status is the guest's.
-        status = max(failure, error.exit_status) if command == "boot" else failure
+        status = max(failure, error.exit_status) if command in _GUESTS else failure
         status = error.exit_status if error.is_status_final else status
         return _fail(error, str(error), status, arguments)
     except OSError as error:
@@ -74,21 +78,30 @@ def _run(arguments: list[str]) -> int:
 
 
 def _boot_plainly(arguments: list[str]) -> int | None:
-    """Boot if that is what arguments plainly say; None if click has to read them."""
-    if arguments[:1] != ["boot"]:
+    """Boot or run if that is what arguments plainly say; None if click has to read them."""
+    if arguments[:1] not in (["boot"], ["run"]):
         return None
-    from hyperbuild.builder.boot_options import read_plainly
+    from hyperbuild.builder.boot_options import BOOT_OPTIONS, read_plainly
 
-    options: dict[str, Any] | None = read_plainly(arguments[1:], os.environ)
+    known: Sequence[BootOption] = BOOT_OPTIONS
+    if arguments[0] == "run":
+        from hyperbuild.builder.run_options import RUN_OPTIONS
+
+        known = RUN_OPTIONS
+    options: dict[str, Any] | None = read_plainly(arguments[1:], os.environ, arguments[0], known)
     if options is None or not _budgets_are_right(options["budget"]):
         return None
-    from hyperbuild.builder.booting import BootOptions, boot_image
     from hyperbuild.builder.console import Console
     from hyperbuild.builder.context import read_context
 
-    return boot_image(
-        read_context(os.environ, Console.for_stderr(quiet=False)), BootOptions(**options)
-    )
+    context = read_context(os.environ, Console.for_stderr(quiet=False))
+    if arguments[0] == "run":
+        from hyperbuild.builder.running import run_image, run_options
+
+        return run_image(context, run_options(options))
+    from hyperbuild.builder.booting import BootOptions, boot_image
+
+    return boot_image(context, BootOptions(**options))
 
 
 def _budgets_are_right(texts: Sequence[str]) -> bool:

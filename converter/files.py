@@ -209,7 +209,7 @@ def write_atomically(target: Path, content: bytes, directory: Path | None = None
         file.publish(target)
 
 
-def write_all(fd: int, content: bytes | memoryview) -> None:
+def write_all(fd: int, content: bytes | bytearray | memoryview) -> None:
     """Write all of content at fd's position (a short write is continued)."""
     view = memoryview(content)
     while view:

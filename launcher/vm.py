@@ -6,6 +6,7 @@ imported after that, while the machine comes up.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.progress import QUIET
@@ -65,13 +66,17 @@ class WarmStart(Record):
 
 
 class Watch(Record):
-    """Who wants to know of a boot, and what: see ``run_vm``."""
+    """Who wants to know of a boot, and what: see ``run_vm``.
+
+    Without ``heeds_signals`` those to the launcher are somebody else's to handle.
+    """
 
     timeline: Timeline
     progress: Progress = QUIET
     budgets: Sequence[Budget] = ()
     on_started: Callable[[Timeline], None] | None = None
     observer: Observer | None = None
+    heeds_signals: bool = True
 
 
 def run_vm(
@@ -103,7 +108,7 @@ def run_vm(
         watch.timeline.mark("start")
     host = find_host(options, search_path)
     files, options = settle(files, options, watch.progress)
-    with signal_numbers() as signals:
+    with signal_numbers() if watch.heeds_signals else nullcontext() as signals:
         rest = (options, streams or Streams(), watch, signals)
         if warm:
             from hyperbuild.launcher.template import TemplateError

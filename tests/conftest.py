@@ -59,7 +59,7 @@ def shared_cache() -> Path:
 def hyperbuild_env(tmp_path: Path, shared_cache: Path) -> dict[str, str]:
     """Give an environment with a home, a store and settings of the test's own, and no KVM."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
-    return kept | _environment(tmp_path, shared_cache)
+    return kept | environment(tmp_path, shared_cache)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def kernel_of(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> K
     The largest takes a quarter of an hour, which CI does not have: it is for who asks for it.
     """
     home = tmp_path_factory.mktemp("kernel")
-    env = {**os.environ, **_environment(home, shared_cache)}
+    env = {**os.environ, **environment(home, shared_cache)}
 
     @cache
     def build(profile: str) -> Path:
@@ -124,7 +124,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, nginx_layout: Path) -> It
         yield host
 
 
-def _environment(home: Path, cache: Path) -> dict[str, str]:
+def environment(home: Path, cache: Path) -> dict[str, str]:
     return {
         "HOME": str(home),
         "HYPERBUILD_ACCEL": "tcg",

@@ -20,6 +20,7 @@ from hyperbuild.builder.booting import BootOptions, machine_options, settled
 from hyperbuild.builder.cli import cli
 from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import read_context
+from hyperbuild.builder.run_options import RUN_OPTIONS
 from hyperbuild.converter.errors import HyperbuildError
 from hyperbuild.launcher.budget import parse_budget
 from hyperbuild.launcher.defaults import BootDefaults
@@ -27,9 +28,9 @@ from hyperbuild.launcher.timeline import Timeline
 from tests.conftest import HYPERBUILD, RunCli
 
 
-def parsed(*args: str) -> dict[str, Any]:
-    command = cli.commands["boot"]
-    with command.make_context("boot", list(args), parent=click.Context(cli)) as context:
+def parsed(*args: str, command: str = "boot") -> dict[str, Any]:
+    known = cli.commands[command]
+    with known.make_context(command, list(args), parent=click.Context(cli)) as context:
         return context.params
 
 
@@ -91,6 +92,22 @@ NOT_PLAIN = [
 @pytest.mark.parametrize("args", PLAIN, ids=" ".join)
 def test_the_plain_way_reads_what_click_reads(args: tuple[str, ...]) -> None:
     assert read_plainly(args, ACCEL) == parsed(*args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nginx",),
+        ("-d", "--name", "web", "-p80:80", "nginx", "--rm", "ls", "-d"),
+        ("--restart", "on-failure:3", "--log-size=1G", "-i", "-d", "--", "nginx", "ls"),
+    ],
+    ids=" ".join,
+)
+def test_run_has_a_plain_way_too(args: tuple[str, ...]) -> None:
+    assert read_plainly(args, ACCEL, "run", RUN_OPTIONS) == parsed(*args, command="run")
+    assert read_plainly(["--smoke", "x"], {}, "run", RUN_OPTIONS) is None
+    assert read_plainly(["x"], {"HYPERBUILD_RUN_NAME": "x"}, "run", RUN_OPTIONS) is None
+    assert read_plainly(["x"], {"HYPERBUILD_BOOT_CPUS": "2"}, "run", RUN_OPTIONS) is not None
 
 
 @pytest.mark.parametrize("args", NOT_PLAIN, ids=" ".join)
