@@ -110,10 +110,11 @@ def boot_image(context: Context, options: BootOptions) -> int:
         check_words(options)
         budgets = budgets_of(options)
         machine = machine_options(context, options, budgets)
-    files = find_files(context, options)
-    if files.bundle.boot:
-        machine = machine_options(context, settled(options, files.bundle.boot), budgets)
     with ExitStack() as stack:
+        lease = stack.enter_context(leased(context, options.image))
+        files = find_files(context, options)
+        if files.bundle.boot:
+            machine = machine_options(context, settled(options, files.bundle.boot), budgets)
         if options.report:
             from hyperbuild.builder.boot_report import reported
 
@@ -128,7 +129,8 @@ def boot_image(context: Context, options: BootOptions) -> int:
             make_raw = stack.enter_context(raw_on_demand(0)) if options.interactive else None
 
         def start(timeline: Timeline) -> None:
-            """Say so, and leave the terminal to the application."""
+            """Say so, and leave the terminal to the application, and the store to others."""
+            lease.close()
             context.console.say(summary(timeline, counting=machine.counting))
             if make_raw:
                 make_raw()
@@ -155,6 +157,18 @@ def usage() -> Iterator[None]:
         yield
     except InputError as error:
         raise UsageError(str(error)) from error
+
+
+def leased(context: Context, name: str) -> ExitStack:
+    """Keep what the store has where it is, until the stack is closed; it is entered already.
+
+    A hypervisor that has opened its files needs them there no more. A bundle in a directory never
+    does.
+    """
+    lease = ExitStack()
+    if name.startswith("sha256:") or not is_finished(name):
+        lease.enter_context(context.store().lease())
+    return lease
 
 
 def check_words(options: BootOptions) -> None:

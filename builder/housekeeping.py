@@ -7,6 +7,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.stored import ENVELOPE, KEY, entry_name, find_bundle, list_bundles
@@ -15,7 +16,6 @@ from hyperbuild.converter.reachable import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from hyperbuild.builder.context import Context
     from hyperbuild.builder.stored import StoredBundle
@@ -102,7 +102,7 @@ def prune(
     """Remove what no bundle needs, and downloads that were cut; wait until nobody is at work.
 
     With images, the layers go too that bundles were made from: they can be fetched again. With
-    bundles, every one of them goes. With dry_run nothing does.
+    bundles, every one of them goes. With dry_run nothing does. What VMs run from stays.
     """
     store = context.store()
     if not store.root.is_dir():
@@ -110,7 +110,7 @@ def prune(
     with alone(context, store):
         going = [entry for entry in store.entries() if bundles and KEY in entry.annotations]
         staying = [entry for entry in store.entries() if entry not in going]
-        kept = reachable(store, _roots(staying), subjects=not images)
+        kept = reachable(store, _roots(staying), subjects=not images) | _of_vms(context)
         found = [path for digest, path in store.blobs() if digest not in kept]
         found += store.unfinished()
         size = sum(map(_on_disk, found))
@@ -135,6 +135,7 @@ def remove_bundles(context: Context, names: Iterable[str]) -> list[str]:
         going = [entry for entry in entries if (entry_name(entry), entry.digest) in wanted]
         staying = [entry for entry in entries if entry not in going]
         gone = reachable(store, _roots(going)) - reachable(store, _roots(staying))
+        gone -= _of_vms(context)
         for entry in going:
             store.forget(entry)
         for digest in gone:
@@ -160,6 +161,19 @@ def _roots(entries: Iterable[oci.Descriptor]) -> Iterator[str]:
         yield entry.digest
         if ENVELOPE in entry.annotations:
             yield entry.annotations[ENVELOPE]
+
+
+def _of_vms(context: Context) -> frozenset[str]:
+    """Return the blobs that VMs run from which have not ended: they may be started again."""
+    from hyperbuild.launcher.instances import Instances
+
+    paths = [
+        Path(path)
+        for vm in Instances(context.data / "vms").all()
+        if not vm.is_over
+        for path in (vm.asked.bundle[part] for part in ("rootfs", "kernel", "initramfs"))
+    ]
+    return frozenset(f"{path.parent.name}:{path.name}" for path in paths)
 
 
 def _remove(path: Path) -> None:

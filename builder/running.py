@@ -10,6 +10,7 @@ from hyperbuild.builder.booting import (
     budgets_of,
     check_words,
     find_files,
+    leased,
     machine_options,
     settled,
     summary,
@@ -79,23 +80,24 @@ def run_image(context: Context, options: RunOptions) -> int:
             raise InputError("--rm and --restart exclude each other; drop one of the two")
         budgets = budgets_of(boot)
         machine = machine_options(context, boot, budgets)
-    files = find_files(context, boot)
-    if files.bundle.boot:
-        machine = machine_options(context, settled(boot, files.bundle.boot), budgets)
-    files, machine = settle(files, machine, context.console)
-    order = Order(
-        files=files,
-        options=machine,
-        search_path=context.environment.get("PATH", ""),
-        warm=warm_start(context, boot),
-        budgets=budgets,
-        restart=restart,
-        interactive=boot.interactive,
-        auto_remove=options.auto_remove,
-        log_size=log_size,
-        started_at=started_at,
-    )
-    instance, lock = open_instances(context).create(_asked(options, order, files, machine))
+    with leased(context, boot.image):
+        files = find_files(context, boot)
+        if files.bundle.boot:
+            machine = machine_options(context, settled(boot, files.bundle.boot), budgets)
+        files, machine = settle(files, machine, context.console)
+        order = Order(
+            files=files,
+            options=machine,
+            search_path=context.environment.get("PATH", ""),
+            warm=warm_start(context, boot),
+            budgets=budgets,
+            restart=restart,
+            interactive=boot.interactive,
+            auto_remove=options.auto_remove,
+            log_size=log_size,
+            started_at=started_at,
+        )
+        instance, lock = open_instances(context).create(_asked(options, order, files, machine))
     stdin = 0 if boot.interactive and not options.detach else None
     attachment = Attachment(
         start(instance, lock, order),

@@ -14,6 +14,7 @@ from hyperbuild.builder.booting import (
     budgets_of,
     check_words,
     find_files,
+    leased,
     machine_options,
     settled,
     summary,
@@ -143,6 +144,8 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
                         options.report, options.image, timeline, record.budgets, record.document
                     )
                 )
+            if not made:
+                stack.enter_context(leased(context, options.image))
             _smoke(context, options, record, made)
     except SmokeError:
         raise

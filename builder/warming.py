@@ -9,6 +9,7 @@ from hyperbuild.builder.booting import (
     BootOptions,
     check_words,
     find_files,
+    leased,
     machine_options,
     settled,
     usage,
@@ -35,18 +36,19 @@ def warm_image(context: Context, when: str, **given: Any) -> Path:
     with usage():
         check_words(options)
         machine = machine_options(context, options)
-    files = find_files(context, options)
-    if files.bundle.boot:
-        machine = machine_options(context, settled(options, files.bundle.boot))
-    # Whatever was not used for a month goes.
-    context.sealed(context.templates.name)
-    path = make_template(
-        files,
-        machine,
-        Hold(when),
-        Templates(context.templates),
-        search_path=context.environment.get("PATH", ""),
-        streams=Streams(stdout=2, stderr=2),
-    )
+    with leased(context, options.image):
+        files = find_files(context, options)
+        if files.bundle.boot:
+            machine = machine_options(context, settled(options, files.bundle.boot))
+        # Whatever was not used for a month goes.
+        context.sealed(context.templates.name)
+        path = make_template(
+            files,
+            machine,
+            Hold(when),
+            Templates(context.templates),
+            search_path=context.environment.get("PATH", ""),
+            streams=Streams(stdout=2, stderr=2),
+        )
     context.console.say(f"boot --warm will start {files.bundle.image.reference} from here")
     return path

@@ -12,6 +12,16 @@ import pytest
 
 from hyperbuild.converter import oci
 from hyperbuild.converter.store import Store
+from hyperbuild.launcher.instances import (
+    EXITED,
+    Asked,
+    Instances,
+    State,
+    boot_id,
+    new_id,
+    timestamp,
+    write_state,
+)
 from tests.builder.parcels import in_store, make_parcel, pulled, push_cli, refused
 from tests.conftest import HYPERBUILD
 from tests.support.layers import f, layer, layout
@@ -112,6 +122,31 @@ def test_prune_waits_for_who_is_at_work(store: Store, digest: str, run_cli: RunC
         done = pruning.result()
     assert "waiting for the other commands" in done.stderr
     assert store.document(blob) is None
+
+
+def test_what_a_vm_runs_from_stays(
+    parcel: Parcel, digest: str, store: Store, run_cli: RunCli
+) -> None:
+    """It may be started again, by its restart policy, long after its bundle has left the list."""
+    instances = Instances(store.root / "vms")
+    paths = {
+        "rootfs": str(store.blob_path(parcel.bundle.rootfs.digest)),
+        "kernel": str(store.blob_path(parcel.bundle.kernel.digest if parcel.bundle.kernel else "")),
+        "initramfs": str(parcel.directory / "initramfs.cpio"),
+    }
+    asked = Asked(
+        new_id(), "here", parcel.image, ("x",), timestamp(), boot_id(), False, "always", 1 << 20,
+        False, False, (), paths, {},
+    )  # fmt: skip
+    instance, lock = instances.create(asked)
+    assert run_cli("rmi", digest).returncode == 0
+    run_cli("prune", "--all")
+    assert listed(run_cli) == []
+    assert len(in_store(store.root.parent.parent)) == 2
+    write_state(instance.directory, State(status=EXITED, exit_status=0))
+    os.close(lock)
+    run_cli("prune")
+    assert not in_store(store.root.parent.parent)
 
 
 def test_prunes_among_conversions_lose_nothing(tmp_path: Path, run_cli: RunCli) -> None:
