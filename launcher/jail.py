@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 from contextlib import suppress
+from fcntl import F_GETFL, fcntl
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -67,7 +68,6 @@ def confine(needs: Needs, descriptors: Sequence[int], parent: int) -> None:
     """
     os.umask(0o022)
     is_root = os.geteuid() == 0
-    rules = None
     try:
         _leave(needs, is_root)
     except OSError:
@@ -75,7 +75,7 @@ def confine(needs: Needs, descriptors: Sequence[int], parent: int) -> None:
         # there are no others than those shared.
         if is_root and any(folder.capabilities for folder in needs.folders):
             raise
-        rules = list(_rules(needs, descriptors))
+    rules = list(_rules(needs, descriptors))
     os.chdir("/")
     kept = needs.capabilities.union(*(folder.capabilities for folder in needs.folders))
     _limit(is_root)
@@ -89,14 +89,18 @@ def confine(needs: Needs, descriptors: Sequence[int], parent: int) -> None:
 
 
 def _rules(needs: Needs, descriptors: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield what may be opened where the root is the host's: the same as would be there else."""
+    """Yield what may be opened, also where the root is still the host's, and for what.
+
+    A file's owner could write to one that was opened to be read, by opening it once more.
+    """
     folders = {folder.fd: folder for folder in needs.folders}
     for fd in descriptors:
         folder = folders.get(fd)
         if folder:
             yield fd, LOOK & ~EXECUTE if folder.read_only else USE
         else:
-            yield fd, READ | WRITE | TRUNCATE
+            writes = fcntl(fd, F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            yield fd, READ | WRITE | TRUNCATE if writes else READ
     devices = _devices(needs)
     resolver = (_RESOLVER,) if needs.network else ()
     for place in (*_LIBRARIES, *needs.places, *resolver, *devices):
