@@ -93,7 +93,8 @@ def _at(stream: io.RawIOBase, offset: int, size: int) -> bytes:
 
 def _read_elf(stream: io.RawIOBase) -> _Elf | None:
     head = _at(stream, 0, 64)
-    if head[:4] != b"\x7fELF" or head[4] not in _LAYOUTS or head[5] not in _ORDERS:
+    is_elf = len(head) == 64 and head[:4] == b"\x7fELF"
+    if not is_elf or head[4] not in _LAYOUTS or head[5] not in _ORDERS:
         return None
     layout, order = _LAYOUTS[head[4]], _ORDERS[head[5]]
     programs, sections = struct.unpack_from(f"{order}2{layout.number}", head, layout.tables)

@@ -172,7 +172,8 @@ def _url(package: Package, system: System) -> str:
     parts = (package.kind, namespace or None, package.name, package.version or None)
     try:
         return PackageURL(*parts, _given(qualifiers)).to_string()
-    except ValueError:
+    except (ValueError, TypeError):
+        # The library takes some names for none at all, "/" for one.
         return ""
 
 

@@ -93,8 +93,10 @@ HOSTILE = (
     f("app/node_modules/z/test/node_modules.json", "{}"),
     f("app/node_modules/bad/package.json", "[" * 100_000),
     f("app/node_modules/odd/package.json", '{"name": "\\ud800/", "version": "1\\u0007"}'),
+    f("app/p.dist-info/METADATA", "Name: /\nVersion: 1\n"),
     f("app/node_modules/slash/package.json", '{"name": "//", "version": "1"}'),
     f("app/x.jar", b"PK\5\6" + b"\xff" * 18),
+    f("app/short", b"\x7fELF", mode=0o755),
     f("app/elf", b"\x7fELF\2\1" + b"\xff" * 90, mode=0o755),
     f("p/x.dist-info/METADATA", "Name: x\nVersion: 1\n\n" + "y" * 200_000),
 )  # fmt: skip
