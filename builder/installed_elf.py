@@ -203,6 +203,9 @@ def _go_modules(version: bytes, modules: bytes) -> Iterator[Package]:
     for line in modules[_MODULES_MARK:-_MODULES_MARK].splitlines():
         word, *fields = (clean(field) for field in line.split(b"\t"))
         if word in ("mod", "dep", "=>") and fields and fields[0]:
+            if word == "=>" and fields[0].startswith((".", "/")):
+                # A directory of whoever built it is no name for others.
+                continue
             if word == "=>" and found:
                 found.pop()
             found.append((fields[0], fields[1] if len(fields) > 1 else ""))

@@ -174,7 +174,7 @@ def program(tmp_path: Path, section: str, content: bytes) -> io.FileIO:
 def test_modules_of_a_go_program(tmp_path: Path) -> None:
     lines = (
         b"path\tx\nmod\tex.org/m\t(devel)\t\ndep\tex.org/a/b\tv1\th1:\n"
-        b"dep\tex.org/c\tv2\n=>\tex.org/d\tv3\n"
+        b"dep\tex.org/c\tv2\n=>\tex.org/d\tv3\ndep\tex.org/e\tv4\n=>\t./e\t(devel)\n"
     )
     modules = b"0" * 16 + lines + b"0" * 16
     blob = (b"\xff Go buildinf:\x08\x02").ljust(32, b"\0") + b"\x06go1.22"
@@ -185,6 +185,7 @@ def test_modules_of_a_go_program(tmp_path: Path) -> None:
             Package("golang", "m", "", namespace="ex.org"),
             Package("golang", "b", "v1", namespace="ex.org/a"),
             Package("golang", "d", "v3", namespace="ex.org"),
+            Package("golang", "e", "v4", namespace="ex.org"),
         ]
 
 
