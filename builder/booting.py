@@ -106,7 +106,7 @@ def boot_image(context: Context, options: BootOptions) -> int:
     timeline.mark("start", process_start())
     with usage():
         _refuse_smoke_options(options)
-        _check_terminal(options)
+        check_terminal(interactive=options.interactive, tty=options.tty)
         check_words(options)
         budgets = budgets_of(options)
         machine = machine_options(context, options, budgets)
@@ -379,8 +379,9 @@ def _terminal_size() -> tuple[int, int]:
     return terminal_size(find_terminal(1, 0))
 
 
-def _check_terminal(options: BootOptions) -> None:
-    if options.tty and options.interactive and not os.isatty(0):
+def check_terminal(*, interactive: bool, tty: bool) -> None:
+    """Raise InputError where stdin is to be the guest's terminal, and is none."""
+    if tty and interactive and not os.isatty(0):
         raise InputError("-t with -i needs a terminal as stdin; drop -t, or run it in one")
 
 

@@ -1,15 +1,15 @@
-"""``hyperbuild exec``: a command in a VM that runs, with the streams and signals of this process."""
+"""``hyperbuild exec``: a command in a VM that runs, with this process's streams and signals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import InputError, printable
+from hyperbuild.builder.booting import check_terminal
+from hyperbuild.converter.errors import HyperbuildError, InputError, printable
 from hyperbuild.converter.records import Record
-from hyperbuild.launcher.attach import Attachment, RefusedError
-from hyperbuild.launcher.client import collect, connect
+from hyperbuild.launcher.attach import Attachment
+from hyperbuild.launcher.client import connect
 from hyperbuild.launcher.terminal import find_terminal, terminal_size
-from hyperbuild.launcher.users import resolve_user
 
 if TYPE_CHECKING:
     from hyperbuild.launcher.instances import Instance, Instances
@@ -35,11 +35,10 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
 
     NotRunningError: there is no such VM; RefusedError: the command can't be started (126, 127).
     """
+    check_terminal(interactive=options.interactive and not options.detach, tty=options.tty)
     if options.workdir and not options.workdir.startswith("/"):
         raise InputError(f"-w {printable(options.workdir)} is not an absolute path; correct it")
-    terminal = find_terminal(0, 1, 2) if options.tty else None
-    if options.tty and options.interactive and terminal is None:
-        raise InputError("-it needs a terminal, and stdin is none; drop -t")
+    terminal = find_terminal(1, 0) if options.tty else None
     wants_input = options.interactive and not options.detach
     request = {
         "do": "exec",
@@ -48,7 +47,7 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
         "cwd": options.workdir,
         "env": [text for text in options.env if "=" in text],
         "stdin": wants_input,
-        "terminal": terminal_size(terminal) if options.tty else None,
+        "terminal": list(terminal_size(terminal)) if options.tty else None,
         "detach": options.detach,
     }
     attachment = Attachment(
@@ -61,6 +60,8 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
 
 def _ids(instances: Instances, instance: Instance, user: str) -> str:
     """Return the numbers of a user (``USER[:GROUP]``) by the VM's own files, as they are now."""
+    from hyperbuild.launcher.users import resolve_user
+
     passwd, group = (_read(instances, instance, f"/etc/{name}") for name in ("passwd", "group"))
     found = resolve_user(user, passwd, group).user
     return " ".join(map(str, (found.uid, found.gid, *found.groups)))
@@ -68,17 +69,16 @@ def _ids(instances: Instances, instance: Instance, user: str) -> str:
 
 def _read(instances: Instances, instance: Instance, path: str) -> bytes:
     """Return the content of a file of the guest; nothing if it has no such file."""
-    request: dict[str, Any] = {"do": "exec", "args": ["archive", path], "builtin": True}
-    try:
-        status, archive = collect(instances, instance, request, _DATABASE_LIMIT)
-    except RefusedError:
-        return b""
-    if status or len(archive) < _BLOCK:
-        return b""
-    # One member, of a name that is short.
-    size = int(archive[_SIZE].rstrip(b"\0 ") or b"0", 8) if archive[_SIZE].strip(b"01234567\0 ") == b"" else 0
-    return archive[_BLOCK : _BLOCK + size]
+    from hyperbuild.builder.unpacking import Received
+    from hyperbuild.converter import tar
+    from hyperbuild.launcher.remote import RemoteCommand
 
-
-_BLOCK = 512
-_SIZE = slice(124, 136)
+    request = {"args": ["archive", path], "builtin": True}
+    command = RemoteCommand(connect(instances, instance), request)
+    stream = Received(command.output(), f"{instance.asked.name}:{path}")
+    content = b""
+    for member in tar.members(stream):
+        if member.stored > _DATABASE_LIMIT:
+            raise HyperbuildError(f"{stream.where} is larger than any file of its kind")
+        content = stream.read(member.stored)
+    return content

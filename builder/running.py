@@ -8,6 +8,7 @@ from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import (
     BootOptions,
     budgets_of,
+    check_terminal,
     check_words,
     find_files,
     leased,
@@ -26,6 +27,7 @@ from hyperbuild.launcher.journal import parse_size
 from hyperbuild.launcher.order import Order, start
 from hyperbuild.launcher.restarting import NO, parse_restart
 from hyperbuild.launcher.spec import arguments
+from hyperbuild.launcher.terminal import find_terminal
 from hyperbuild.launcher.timeline import Timeline, process_start
 from hyperbuild.launcher.vm import settle
 
@@ -72,6 +74,7 @@ def run_image(context: Context, options: RunOptions) -> int:
     started_at = process_start()
     boot = options.boot
     with usage():
+        check_terminal(interactive=boot.interactive and not options.detach, tty=boot.tty)
         check_words(boot)
         restart, log_size = parse_restart(options.restart), parse_size(options.log_size)
         if options.name:
@@ -102,6 +105,7 @@ def run_image(context: Context, options: RunOptions) -> int:
     attachment = Attachment(
         start(instance, lock, order),
         stdin=stdin,
+        terminal=find_terminal(1, 0) if boot.tty and not options.detach else None,
         on_told=_teller(context, counting=machine.counting),
     )
     request = {"do": "start"} if options.detach else {"do": "attach", "stdin": stdin is not None}

@@ -138,6 +138,46 @@ def wait(context: Context, *, names: tuple[str, ...]) -> int:
     return _for_each(context, names, show, shows_name=False)
 
 
+@click.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on to the command.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal, of the size of this one.")
+@click.option("-d", "--detach", is_flag=True, help="Return once it is started.")
+@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")
+@click.option("-w", "--workdir", default="", metavar="DIR", help="Run in this directory.")
+@click.option(
+    "-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone takes the host's."
+)
+@click.argument("name", metavar="VM")
+@click.argument("command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED)
+@pass_context
+def execute(context: Context, /, *, name: str, env: tuple[str, ...], **options: Any) -> int:
+    """Run CMD in a VM that runs. Options stand before VM; the exit status is CMD's.
+
+    It is 126 or 127 if CMD can't be executed or is not there, and 137 if the VM ends before it.
+    """
+    from hyperbuild.builder.executing import ExecOptions
+    from hyperbuild.builder.executing import execute as execute_in
+    from hyperbuild.launcher.machine import parse_env
+
+    variables = tuple(parse_env(text, context.environment) for text in env)
+    instances = _open(context)
+    return execute_in(instances, instances.find(name), ExecOptions(env=variables, **options))
+
+
+@click.command()
+@click.argument("source", metavar="VM:PATH|PATH|-")
+@click.argument("target", metavar="PATH|-|VM:PATH")
+@pass_context
+def cp(context: Context, *, source: str, target: str) -> None:
+    """Copy files out of a VM that runs, or into it; - is a tar archive on stdout or from stdin.
+
+    A directory that is there takes what is copied into it, as with cp; DIR/. is what is in DIR.
+    """
+    from hyperbuild.builder.copying import copy
+
+    copy(_open(context), source, target, context.console)
+
+
 @click.command()
 @click.option("--no-stream", is_flag=True, help="Print once, instead of again and again.")
 @_json
@@ -150,7 +190,7 @@ def stats(context: Context, *, no_stream: bool, as_json: bool, names: tuple[str,
     show_stats(_open(context), names, once=no_stream or as_json, as_json=as_json)
 
 
-COMMANDS = (run, list_vms, logs, stop, kill, rm, wait, stats)
+COMMANDS = (run, list_vms, execute, cp, logs, stop, kill, rm, wait, stats)
 #: Other names of commands, as docker has them.
 ALIASES = {"ps": list_vms}
 

@@ -44,8 +44,8 @@ class Attachment:
     """Carries until the supervisor closes; see ``run``.
 
     on_told is called with what is told on the way. Signals that come are passed on, as is stdin if
-    it is a descriptor, and the size of terminal if that is one; it is raw from the moment on when
-    something runs at the other end.
+    it is a descriptor, and the size of terminal if there is one: then stdin is one too, and raw
+    from the moment on when something runs at the other end.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Attachment:
         self._waiting += wire.encode_request(request)
         with ExitStack() as stack:
             numbers = stack.enter_context(_signals())
-            if self._terminal is not None:
-                self._make_raw = stack.enter_context(raw_on_demand(self._terminal))
+            if self._terminal is not None and self._stdin is not None:
+                self._make_raw = stack.enter_context(raw_on_demand(self._stdin))
             while self._is_open or not all(output.empty for output in self._out.values()):
                 self._turn(numbers)
         if self._last is None:
@@ -158,11 +158,11 @@ class Attachment:
 
     def _hear(self, told: dict[str, Any]) -> None:
         self._last = told
+        self._on_told(told)
         if told.get("started"):
             self._resize()
             if self._make_raw:
                 self._make_raw()
-        self._on_told(told)
 
     def _read_stdin(self, fd: int) -> None:
         try:

@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import HYPERBUILD, environment
+from tests.conftest import environment
 from tests.support.images import image
-from tests.support.vms import HANG, Vms, assert_gone, children, kill
+from tests.support.vms import HANG, Vms, assert_gone, children, kill, serve_vms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,20 +42,12 @@ def vms(
     shared_cache: Path,
     kernel_of: KernelOf,
 ) -> Iterator[Vms]:
-    """Give VMs of busybox on the smallest kernel; at the end nothing of them is left."""
-    # So deep that the sockets' paths are longer than the kernel lets them be.
-    home = tmp_path_factory.mktemp("vms") / ("deep" * 30)
-    home.mkdir()
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    env = kept | environment(home, shared_cache)
+    """Give VMs of busybox; at the end nothing of them is left."""
     kernel_of("micro")
-    bundle = home / "bundle"
-    words = ("convert", f"oci:{image('busybox', test_cache)}", "--profile", "micro", "-o", bundle)
-    subprocess.run([HYPERBUILD, *words], env=env, check=True, capture_output=True)
-    vms = Vms(bundle, env)
-    yield vms
-    vms.remove_all()
-    shutil.rmtree(home)
+    home = tmp_path_factory.mktemp("vms")
+    env = dict(os.environ) | environment(home, shared_cache)
+    with serve_vms(home, env, image("busybox", test_cache)) as vms:
+        yield vms
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 HYPERBUILD = Path(sysconfig.get_path("scripts")) / "hyperbuild"
 #: Seconds after which something hangs, whatever else runs on this machine.
 HANG = 120
+
+
+class Client(subprocess.Popen[bytes]):
+    """A command under way. A test that fails does not wait for its end."""
+
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        if kind:
+            self.kill()
+        super().__exit__(kind, *more)
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,11 @@ class Vms:
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr.decode())
 
-    def start(self, *words: str | Path, **more: Any) -> subprocess.Popen[bytes]:
+    def start(self, *words: str | Path, **more: Any) -> Client:
         """Start `hyperbuild` with words, its streams in pipes."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                    "stderr": subprocess.PIPE}  # fmt: skip
-        return subprocess.Popen([HYPERBUILD, *words], env=self.env, **(streams | more))
+        return Client([HYPERBUILD, *words], env=self.env, **(streams | more))
 
     def words(self, *options: str, command: tuple[str, ...] = (), verb: str = "run") -> list[str]:
         """Return the words of a `run` of the bundle in little memory."""
@@ -108,6 +118,24 @@ class Vms:
             assert done.status == 0, done.stderr
         assert self.list() == []
         assert_gone(self)
+
+
+@contextmanager
+def serve_vms(home: Path, env: Mapping[str, str], image: Path) -> Iterator[Vms]:
+    """Give VMs of an image (an OCI layout) on the smallest kernel; at the end they are removed."""
+    # So deep that the sockets' paths are longer than the kernel lets them be.
+    place = home / ("deep" * 30)
+    place.mkdir()
+    own = {name: str(place) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    bundle = place / "bundle"
+    words = ("convert", f"oci:{image}", "--profile", "micro", "-o", bundle)
+    subprocess.run([HYPERBUILD, *words], env=env | own, check=True, capture_output=True)
+    vms = Vms(bundle, env | own)
+    try:
+        yield vms
+    finally:
+        vms.remove_all()
+        shutil.rmtree(place)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""``hyperbuild cp``: files out of a VM that runs, and into it, as docker has it.
+
+hyperstart packs and unpacks them itself, so that the image needs no tar.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import sys
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hyperbuild.builder.unpacking import unpack
+from hyperbuild.converter.errors import HyperbuildError, InputError, NotFoundError, printable
+from hyperbuild.launcher.client import connect
+from hyperbuild.launcher.remote import RemoteCommand
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from hyperbuild.builder.console import Console
+    from hyperbuild.launcher.instances import Instance, Instances
+
+_CHUNK = 64 << 10
+_PIPE = "-"
+
+
+def copy(instances: Instances, source: str, target: str, console: Console) -> None:
+    """Copy between VM:PATH and a path of this host; "-" is an archive on stdout or from stdin.
+
+    InputError: neither or both of them are in a VM, or they do not fit; HyperbuildError with the
+    guest's own words for what it can't read or write.
+    """
+    from_vm, to_vm = _split(source), _split(target)
+    if from_vm and to_vm:
+        raise InputError("cp copies between a VM and this host; give one path of each")
+    if from_vm:
+        name, path = from_vm
+        _copy_out(instances, instances.find(name), path, target, console)
+    elif to_vm:
+        name, path = to_vm
+        _copy_in(instances, instances.find(name), source, path)
+    else:
+        raise InputError("neither of the two is a path in a VM; say VM:PATH for one of them")
+
+
+def _split(text: str) -> tuple[str, str] | None:
+    """Return VM and path of ``VM:PATH``; None for a path of this host (./a:b is one)."""
+    name, colon, path = text.partition(":")
+    if not colon or "/" in name or name in ("", ".", ".."):
+        return None
+    # As under docker, paths of a VM are its root's.
+    return name, path if path.startswith("/") else f"/{path}"
+
+
+def _run(
+    instances: Instances, instance: Instance, *args: str, stdin: bool = False
+) -> RemoteCommand:
+    request: dict[str, Any] = {"args": list(args), "builtin": True, "stdin": stdin}
+    return RemoteCommand(connect(instances, instance), request)
+
+
+def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
+    """Tell whether path, links followed, is a directory of the guest."""
+    try:
+        _run(instances, instance, "stat", posixpath.join(path, ".")).check()
+    except HyperbuildError:
+        return False
+    return True
+
+
+def _copy_out(
+    instances: Instances, instance: Instance, path: str, target: str, console: Console
+) -> None:
+    contents_only = path.endswith("/.")
+    command = _run(instances, instance, "archive", posixpath.normpath(path))
+    if target == _PIPE:
+        if sys.stdout.isatty():
+            raise InputError("an archive on a terminal is no use; give a directory, or a pipe")
+        for piece in command.output():
+            sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
+        command.check()
+        return
+    place = Path(target)
+    inside = place.is_dir()
+    if not inside and not place.parent.is_dir():
+        raise NotFoundError(f"{place.parent} is no directory to copy into; make it first")
+    root: bytes | None = os.fsencode(place.name)
+    if inside:
+        root = None if contents_only else os.fsencode(posixpath.basename(posixpath.normpath(path)))
+        root = root or None
+    where = f"{instance.asked.name}:{path}"
+    output = command.output()
+    # The guest's own complaint tells more than an archive that ends early.
+    first = next(output, b"")
+    if not first:
+        command.check()
+
+    def pieces() -> Any:
+        yield first
+        yield from output
+
+    try:
+        unpack(pieces(), where, place if inside else place.parent, root, console.warn)
+    except FileExistsError as error:
+        raise InputError(
+            f"{error.filename}: it is there already, as a directory or a file"
+        ) from None
+    command.check()
+
+
+def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -> None:
+    if source == _PIPE:
+        command = _run(instances, instance, "extract", posixpath.join(path, "."), stdin=True)
+        while data := os.read(0, _CHUNK):
+            command.write(data)
+    else:
+        place = Path(source)
+        if not os.path.lexists(place):
+            raise NotFoundError(f"{printable(source)} is not there to be copied")
+        contents_only = source.endswith("/.")
+        directory, name = path, place.resolve().name if contents_only else place.name
+        if not _is_directory(instances, instance, path):
+            if path.endswith("/"):
+                raise NotFoundError(f"{instance.asked.name}:{path} is no directory")
+            directory, name = posixpath.split(path.rstrip("/"))
+            contents_only = False
+        command = _run(instances, instance, "extract", posixpath.join(directory, "."), stdin=True)
+        _pack(command, place, "." if contents_only else name or place.resolve().name)
+    command.end_input()
+    command.check()
+
+
+def _pack(command: RemoteCommand, place: Path, name: str) -> None:
+    """Write place as an archive in which it is called name, owned by root as docker has it."""
+
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        return entry
+
+    target = cast("IO[bytes]", command)
+    with tarfile.open(mode="w|", fileobj=target, format=tarfile.GNU_FORMAT) as archive:
+        archive.add(place, name, filter=owned)

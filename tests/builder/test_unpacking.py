@@ -1,0 +1,84 @@
+"""What a guest that is not trusted packs, unpacked: nothing leaves the directory."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hyperbuild.builder.unpacking import unpack
+from hyperbuild.converter.errors import ContentError
+from tests.support.tarball import DIRECTORY, FIFO, FILE, HARD, SYMLINK, Entry, archive, member
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def put(place: Path, *entries: Entry, root: bytes | None = b"root", step: int = 700) -> list[str]:
+    raw = archive(*(member(entry, "gnu") for entry in entries))
+    told: list[str] = []
+    pieces = (raw[at : at + step] for at in range(0, len(raw), step))
+    unpack(pieces, "vm:/x", place, root, told.append)
+    return told
+
+
+def test_a_tree_comes_out_under_its_new_name(tmp_path: Path) -> None:
+    told = put(
+        tmp_path,
+        Entry(b"x/", DIRECTORY, mode=0o500),
+        Entry(b"x/file", FILE, b"data" * 1000, mode=0o4755),
+        Entry(b"x/link", SYMLINK, link=b"/etc/passwd"),
+        Entry(b"x/pipe", FIFO),
+    )
+    root = tmp_path / "root"
+    assert (root / "file").read_bytes() == b"data" * 1000
+    assert (root / "file").stat().st_mode & 0o7777 == 0o755
+    assert root.stat().st_mode & 0o777 == 0o500
+    assert os.readlink(root / "link") == "/etc/passwd"  # noqa: PTH115
+    assert told == ["root/pipe is a special file, and left out"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (Entry(b"/etc/evil", FILE, b"x"),),
+        (Entry(b"x/../../evil", FILE, b"x"),),
+        (Entry(b"..", DIRECTORY),),
+        (Entry(b"x/", DIRECTORY), Entry(b"x/l", SYMLINK, link=b"/tmp"), Entry(b"x/l/evil", FILE)),
+        (Entry(b"x", SYMLINK, link=b".."), Entry(b"x/evil", FILE, b"x")),
+        (Entry(b"x/no/parents", FILE, b"x"),),
+    ],
+)
+def test_nothing_leaves_the_directory(tmp_path: Path, entries: tuple[Entry, ...]) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(ContentError):
+        put(place, *entries)
+    assert not list(tmp_path.rglob("evil"))
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_links_and_what_is_there_are_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("mine")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "root").symlink_to("../outside")
+    put(place, Entry(b"x", FILE, b"new"))
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert (place / "root").read_text() == "new"
+    assert put(place, Entry(b"x", HARD, link=b"../outside")) == [
+        "root is a special file, and left out"
+    ]
+
+
+@pytest.mark.parametrize("size", [100, 512, 700])
+def test_an_archive_that_is_cut_short(tmp_path: Path, size: int) -> None:
+    raw = member(Entry(b"x", FILE, b"data" * 1000), "gnu")[:size]
+    with pytest.raises(ContentError):
+        unpack(iter([raw]), "vm:/x", tmp_path, b"root", lambda _: None)
+
+
+def test_a_file_whose_content_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ContentError, match="is no directory"):
+        put(tmp_path, Entry(b"x", FILE, b"data"), root=None)
