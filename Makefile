@@ -47,11 +47,12 @@ fuzz-channel: setup ## fuzz both ends of the guest's channel, RUNS (10000000) ex
 	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_LIMIT=-runs=$(RUNS) fuzz
 	$(VENV)/python -m tests.fuzz.run channel build/fuzz/channel -runs=$(RUNS) -max_len=4096
 
-bench: setup ## measure convert, boot, density and transfer, against the usual tools; prints tables
+bench: setup ## measure convert, boot, density, transfer and exec, against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert
 	$(VENV)/python -m benchmarks.boot
 	$(VENV)/python -m benchmarks.density
 	$(VENV)/python -m benchmarks.transfer
+	$(VENV)/python -m benchmarks.exec
 
 clean: ## remove what the others made in this checkout (the image cache stays)
 	rm -rf .venv .demo build dist *.egg-info

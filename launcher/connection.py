@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import ContentError
@@ -138,7 +139,8 @@ class Connection:
             return
         try:
             self._take(data)
-        except ContentError:
+        except (ContentError, ArithmeticError, TypeError, ValueError, struct.error):
+            # Only the VM's owner gets here; what it says may be nonsense nevertheless.
             self.drop()
 
     def _take(self, data: bytes) -> None:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: Seconds beyond its grace after which a guest that was told to end its application is ended.
 _MARGIN = 2.0
 _BACKLOG = 64
+#: Seconds of grace that a client may ask for.
+_LONGEST_GRACE = float(1 << 20)
 #: Bytes that may wait for a client while nothing waits for it: then it has to go.
 _MOST_WAITING = 16 << 20
 _HEALTH = ("healthy", "unhealthy")
@@ -274,16 +276,19 @@ class Server:
 
     def _stop(self, client: Connection, request: dict[str, Any]) -> None:
         grace = request.get("grace")
+        wanted = float(grace) if isinstance(grace, int | float) else self._grace
         self._awaiting.add(client)
-        self._ask_to_stop(float(grace) if isinstance(grace, int | float) else self._grace)
+        self._ask_to_stop(min(max(wanted, 0.0), _LONGEST_GRACE))
 
     def _kill(self, client: Connection, request: dict[str, Any]) -> None:
         number = request.get("signal")
-        if not self._is_started and number != signal.SIGKILL:
+        if not isinstance(number, int) or not 0 < number < signal.NSIG:
+            client.finish(error=f"{number} is no signal", status=1)
+        elif not self._is_started and number != signal.SIGKILL:
             client.finish(error="its application does not run now", status=1)
-            return
-        self._signal(int(number) if isinstance(number, int) else signal.SIGKILL)
-        client.finish(done=True)
+        else:
+            self._signal(number)
+            client.finish(done=True)
 
     def _exec(self, client: Connection, request: dict[str, Any]) -> None:
         if self._is_started and self._processes:

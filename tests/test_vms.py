@@ -376,7 +376,9 @@ def test_a_supervisor_serves_whatever_it_is_asked(vms: Vms, shared: str) -> None
     place = os.open(directory, os.O_RDONLY)
     junk = [
         b"\n", b"{}\n", b"[]\n", b"", b'{"do": "nothing"}\n', b'{"do":"stop', b"x" * (5 << 20),
-        b'{"do":"attach"}\n' + b"\xff" * 8,
+        b'{"do":"attach"}\n' + b"\xff" * 8, b'{"do":"kill","signal":1e99}\n',
+        b'{"do":"kill","signal":-1}\n', b'{"do":"exec"}\n', b'{"do":"exec","args":[]}\n',
+        b'{"do":"exec","args":["x"],"terminal":[-1,1e9]}\n', b'{"do":"exec","args":[1]}\n',
         b'{"do":"attach"}\n\0\0\0\5\0\0\0\1x',
     ]  # fmt: skip
     for raw in junk:
