@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 METHOD = """
 {megabytes} MB of random bytes, once each way, in a VM of busybox and 128 MB. "in": they go to stdin
-of `hyperbuild exec -i VM md5sum`, whose sum is compared. "out": they come from stdout of `hyperbuild
-exec VM cat FILE`, 16 MB of them in the guest's memory, as often as it takes. "pipe": the same
-through a pipe of the host, what checksum and copying alone take. Machine: {machine}.
+of `hyperbuild exec -i VM md5sum`, whose sum is compared. "out": they come from stdout of
+`hyperbuild exec VM cat FILE`, 16 MB of them in the guest's memory, as often as it takes. "pipe":
+the same through a pipe of the host, what checksum and copying alone take. Machine: {machine}.
 """
 _MB = 1_000_000
 _CHUNK = 1 << 20

@@ -32,7 +32,7 @@ Each figure is the median of {rounds} runs, all taking turns, against one docker
 loopback whose own work is not counted. All push to a repository that is new, and pull into an empty
 directory. `oras` is the Python client, which sends and keeps the bundle's files as they are; skopeo
 verifies them and keeps them as an OCI layout. What hyperbuild sends is compressed; what it pulls is
-verified twice and synced. CPU is user + system time, memory the peak resident size (wait4). To the
+verified and synced. CPU is user + system time, memory the peak resident size (wait4). To the
 first page: from the exec of `hyperbuild boot HOST/nginx` with an empty store to the first HTTP 200,
 the kernel built already. Machine: {machine}.
 """
