@@ -183,6 +183,15 @@ def on_terminal(slave: int) -> dict[str, Any]:
     return {"stdin": slave, "stdout": slave, "stderr": slave, "start_new_session": True}
 
 
+def test_a_terminal_is_asked_of_who_has_one(vms: Vms) -> None:
+    for words in (["exec", "-it", "vm", "true"], vms.words("-it")):
+        done = vms.do(*words)
+        assert done.status in (1, 2)
+        assert done.stderr.startswith("Error: -t with -i needs a terminal as stdin")
+    # Without -i it has one of its own.
+    assert vms.do("exec", "-t", "vm", "tty").stdout.startswith(b"/dev/pts/")
+
+
 def resize(fd: int, rows: int, columns: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
