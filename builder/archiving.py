@@ -22,7 +22,7 @@ from hyperbuild.builder.stored import (
     ENVELOPE,
     KEY,
     StoredBundle,
-    find_bundle,
+    find_named,
     open_entry,
 )
 from hyperbuild.converter import files, oci
@@ -54,7 +54,7 @@ def export_bundles(context: Context, names: Iterable[str], output: Path) -> int:
     """
     store = context.store()
     with store.lease(), ExitStack() as stack:
-        bundles = [find_bundle(store, name) for name in names]
+        bundles = [find_named(store, name) for name in names]
         if output == _STANDARD:
             if sys.stdout.isatty():
                 raise InputError("an archive is nothing for a terminal; give -o FILE, or redirect")

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperbuild.builder.stored import ENVELOPE, KEY, entry_name, find_bundle, list_bundles
+from hyperbuild.builder.stored import ENVELOPE, KEY, entry_name, find_named, list_bundles
 from hyperbuild.converter.errors import UnavailableError
 from hyperbuild.converter.reachable import reachable
 
@@ -128,7 +128,7 @@ def remove_bundles(context: Context, names: Iterable[str]) -> list[str]:
     Return their names. All are found before any is removed. NotFoundError: one is not there.
     """
     store = context.store()
-    found = [find_bundle(store, name) for name in names]
+    found = [find_named(store, name) for name in names]
     with alone(context, store):
         entries = store.entries()
         wanted = {(bundle.name, bundle.digest) for bundle in found}

@@ -53,16 +53,24 @@ def sbom_of(context: Context, name: str, platform_text: str | None, authfile: Pa
         from hyperbuild.builder.pulling import find_ready
 
         ready = find_ready(context, name, platform_text, authfile)
-        found = ready.files if ready else _converted(context, name, platform_text, authfile)
+        if ready is None:
+            return _of_image(context, name, platform_text, authfile)
+        found = ready.files
     return make_sbom(context, found)
 
 
-def _converted(
+def _of_image(
     context: Context, name: str, platform_text: str | None, authfile: Path | None
-) -> BundleFiles:
-    from hyperbuild.builder.converting import Request, stored_bundle
+) -> bytes:
+    """Convert an image for its SBOM alone: what the store has under that name stays there."""
+    from hyperbuild.builder.converting import Request, exported_bundle
+    from hyperbuild.builder.scratch import scratch
+    from hyperbuild.launcher.located import open_directory
 
-    return stored_bundle(context, Request(name, platform_text, authfile, with_kernel=False)).files
+    request = Request(name, platform_text, authfile, with_kernel=False)
+    with scratch(context) as room:
+        exported_bundle(context, request, room / "bundle")
+        return make_sbom(context, open_directory(room / "bundle"))
 
 
 def fetch_sbom(

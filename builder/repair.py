@@ -54,7 +54,7 @@ def _check(store: Store, progress: Progress, *, mend: bool) -> Iterator[Problem]
     blobs = dict(store.blobs())
     damaged = _damaged(blobs, progress)
     for digest in damaged:
-        yield Problem(f"blob {digest} has other bytes", "it is of no use and goes")
+        yield Problem(f"blob {digest} has other bytes", _done("removed", mend=mend))
         if mend:
             store.discard(digest)
     sound = blobs.keys() - set(damaged)
@@ -64,7 +64,7 @@ def _check(store: Store, progress: Progress, *, mend: bool) -> Iterator[Problem]
         found = _bundles_among(store, sound)
         yield Problem(
             f"the list of bundles cannot be read ({error})",
-            f"it is written anew of the {len(found)} that are whole, each by its image's name",
+            _done(f"written anew of the {len(found)} that are whole", mend=mend),
         )
         if mend:
             store.write_list(found)
@@ -76,6 +76,10 @@ def _check(store: Store, progress: Progress, *, mend: bool) -> Iterator[Problem]
             yield Problem(f"{name} lacks {missing}", "it leaves the list; convert or pull it again")
             if mend:
                 store.forget(entry)
+
+
+def _done(what: str, *, mend: bool) -> str:
+    return what if mend else f"to be {what}"
 
 
 def _damaged(blobs: dict[str, Path], progress: Progress) -> list[str]:

@@ -113,6 +113,22 @@ def find_bundle(store: Store, name: str) -> StoredBundle:
     )
 
 
+def find_named(store: Store, name: str) -> StoredBundle:
+    """Return the bundle of that digest, or of the image of that name, which may lack its tag.
+
+    Errors as of ``find_bundle``.
+    """
+    from hyperbuild.converter.reference import parse_reference
+
+    try:
+        return find_bundle(store, name)
+    except NotFoundError as error:
+        try:
+            return find_bundle(store, str(parse_reference(name)))
+        except (InputError, NotFoundError):
+            raise error from None
+
+
 def entry_name(entry: oci.Descriptor) -> str:
     """Return the name that a bundle has in the store."""
     return entry.annotations.get("org.opencontainers.image.ref.name", "")

@@ -240,7 +240,10 @@ class Store:
             raw = path.read_bytes()
         except FileNotFoundError:
             return _empty_index()
-        oci.Index.read(raw, str(path))
+        try:
+            oci.Index.read(raw, str(path))
+        except ContentError as error:
+            raise ContentError(f"{error}; hyperbuild fsck --repair mends the store") from error
         index: dict[str, Any] = json.loads(raw)
         return index
 

@@ -184,3 +184,15 @@ def test_pushed_signed_fetched(run_cli: RunCli, bare_registry: str, tmp_path: Pa
             "--key", tmp_path / "foe.pub")  # fmt: skip
     verified = run_cli("verify", other, "--key", tmp_path / "ci.pub")
     assert "an SBOM is attached, signed with the bundle" in verified.stderr, verified.stderr
+
+
+def test_an_image_without_a_bundle_leaves_the_store_as_it_is(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    made = layout(tmp_path / "image", layer(f("etc/os-release", b"ID=tiny\n")))
+    image = f"oci:{made}"
+    assert run_cli("convert", "--no-kernel", "--format", "ext4", image).returncode == 0
+    before = run_cli("images", "--json").stdout
+    document = json.loads(run_cli("sbom", image).stdout)
+    assert "tiny" in [component["name"] for component in document["components"]]
+    assert run_cli("images", "--json").stdout == before
