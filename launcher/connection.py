@@ -42,7 +42,8 @@ class Connection:
         self._request = wire.RequestDecoder()
         self._decoder = wire.Decoder()
         self._waiting = bytearray()
-        self._asked = False
+        #: Whether its request was read.
+        self.has_asked = False
         self._closing = False
         self.is_gone = False
         self.on_frame: Callable[[wire.Frame], None] | None = None
@@ -144,11 +145,11 @@ class Connection:
             self.drop()
 
     def _take(self, data: bytes) -> None:
-        if not self._asked:
+        if not self.has_asked:
             whole = self._request.feed(data)
             if whole is None:
                 return
-            self._asked = True
+            self.has_asked = True
             request, data = whole
             self._on_request(self, request)
         for frame in self._decoder.feed(data):

@@ -156,7 +156,7 @@ class Server:
 
     def warn(self, text: str) -> None:
         """Tell a warning to whoever waits for the start, or is attached."""
-        for client in self._starters | self._attached:
+        for client in self._starters | self._attached | self._unheard():
             client.tell(warning=text)
 
     def started(self, timeline: dict[str, Any]) -> None:
@@ -186,7 +186,7 @@ class Server:
 
     def failed(self, text: str, status: int) -> None:
         """Tell all who care that the VM could not be started."""
-        for client in tuple(self._starters | self._attached | self._awaiting):
+        for client in self._starters | self._attached | self._awaiting | self._unheard():
             client.finish(error=text, status=status)
 
     def pause(self, seconds: float) -> None:
@@ -207,6 +207,10 @@ class Server:
             self.events.turn(None)
 
     # Clients.
+
+    def _unheard(self) -> set[Connection]:
+        """Return those whose request is still to be read: a boot that fails at once is faster."""
+        return {client for client in self._connections if not client.has_asked}
 
     def _accept(self, _: int) -> None:
         with suppress(BlockingIOError, ConnectionError):

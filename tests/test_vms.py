@@ -89,6 +89,27 @@ def test_failures_are_those_of_boot(
     assert_gone_but(vms)
 
 
+@pytest.mark.parametrize("how", [(), ("-d",)], ids=["attached", "detached"])
+@pytest.mark.parametrize("what", ["volume", "tap", "port", "command"])
+def test_failures_before_the_hypervisor_are_those_of_boot(
+    vms: Vms, tmp_path: Path, what: str, how: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = {
+            "volume": ("-v", "./nosuch:/x"),
+            "tap": ("--network", "tap:nosuch", "--ip", "1.2.3.4/24"),
+            "port": ("-p", f"127.0.0.1:{taken.getsockname()[1]}:80"),
+            "command": (),
+        }[what]
+        command = ("nosuch",) if what == "command" else ("true",)
+        boot = vms.do(*vms.words(*options, command=command, verb="boot"), cwd=tmp_path)
+        run = vms.run(*how, *options, command=command, cwd=tmp_path)
+    assert boot.stderr.startswith("Error: ")
+    assert run == boot
+    assert run.stderr.count("\n") == 1
+    assert_gone_but(vms)
+
+
 def test_death_by_a_signal_is_a_status(vms: Vms) -> None:
     assert vms.run("--name", "dead", command=("sh", "-c", "kill -9 $$")).status == 137
     assert vms.state("dead")["exit_status"] == 137
