@@ -55,7 +55,8 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
         stdin=0 if wants_input else None,
         terminal=None if options.detach else terminal,
     )
-    return int(attachment.run(request).get("exit", 0))
+    told = attachment.run(request, "started" if options.detach else "exit")
+    return int(told.get("exit", 0))
 
 
 def _ids(instances: Instances, instance: Instance, user: str) -> str:

@@ -109,7 +109,7 @@ def run_image(context: Context, options: RunOptions) -> int:
         on_told=_teller(context, counting=machine.counting),
     )
     request = {"do": "start"} if options.detach else {"do": "attach", "stdin": stdin is not None}
-    told = attachment.run(request)
+    told = attachment.run(request, "started" if options.detach else "exit")
     if options.detach:
         print(instance.asked.id)
         return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import HyperbuildError, UnavailableError
 from hyperbuild.launcher import wire
+from hyperbuild.launcher.instances import KILLED_STATUS
 from hyperbuild.launcher.output import Output
 from hyperbuild.launcher.terminal import raw_on_demand, terminal_size
 
@@ -74,12 +75,14 @@ class Attachment:
         self._is_open = True
         self._is_given_up = False
         self._last: dict[str, Any] | None = None
+        self._has_started = False
 
-    def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    def run(self, request: dict[str, Any], last: str) -> dict[str, Any]:
         """Ask for request, carry, and return the last that was told: how the VM ended, or began.
 
-        RefusedError: it could not be started; UnavailableError: its supervisor died, or the user
-        has had enough.
+        last is what that has to hold. RefusedError: it could not be started, or its supervisor was
+        killed while it ran; UnavailableError: the supervisor died before, or the user has had
+        enough.
         """
         self._waiting += wire.encode_request(request)
         with ExitStack() as stack:
@@ -88,13 +91,16 @@ class Attachment:
                 self._make_raw = stack.enter_context(raw_on_demand(self._stdin))
             while self._is_open or not all(output.empty for output in self._out.values()):
                 self._turn(numbers)
-        if self._last is None:
-            raise UnavailableError(
-                "the VM's supervisor ended without a word; see what 'hyperbuild list --all' tells"
-            )
-        if "error" in self._last:
-            raise RefusedError(str(self._last["error"]), int(self._last["status"]))
-        return self._last
+        told = self._last or {}
+        if "error" in told:
+            raise RefusedError(str(told["error"]), int(told["status"]))
+        if last in told:
+            return told
+        if self._has_started:
+            raise RefusedError("the VM's supervisor was killed, and the VM with it", KILLED_STATUS)
+        raise UnavailableError(
+            "the VM's supervisor ended without a word; see what 'hyperbuild list --all' tells"
+        )
 
     def _turn(self, numbers: int) -> None:
         poll = select.poll()
@@ -160,6 +166,7 @@ class Attachment:
         self._last = told
         self._on_told(told)
         if told.get("started"):
+            self._has_started = True
             self._resize()
             if self._make_raw:
                 self._make_raw()

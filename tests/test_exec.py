@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import environment
 from tests.support.images import image
-from tests.support.vms import HANG, Vms, serve_vms
+from tests.support.vms import HANG, KILLED, Vms, kill, serve_vms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,6 +224,18 @@ def test_a_command_ends_with_its_vm(vms: Vms) -> None:
         assert vms.do("stop", "-t", "0", "short").status == 0
         assert client.wait(HANG) == 137
     assert vms.do("rm", "short").status == 0
+
+
+def test_a_command_whose_supervisor_is_killed_is_killed(vms: Vms) -> None:
+    assert vms.run("-d", "--name", "gone", command=("sleep", "1000")).status == 0
+    with vms.start("exec", "gone", "sh", "-c", "echo ready; sleep 1000") as client:
+        assert client.stdout
+        assert client.stderr
+        assert client.stdout.readline() == b"ready\n"
+        kill(vms.state("gone")["pid"])
+        assert client.wait(HANG) == 137
+        assert client.stderr.read() == KILLED
+    assert vms.do("rm", "gone").status == 0
 
 
 def test_files_go_both_ways_without_a_tar_in_the_image(vms: Vms, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import environment
 from tests.support.images import image
-from tests.support.vms import HANG, Vms, assert_gone, children, kill, serve_vms
+from tests.support.vms import HANG, KILLED, Vms, assert_gone, children, kill, serve_vms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -351,6 +351,18 @@ def test_a_part_that_is_killed_leaves_a_true_state(vms: Vms, victim: str) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert vms.do("rm", "victim").status == 0
+    assert_gone_but(vms)
+
+
+def test_an_attached_run_whose_supervisor_is_killed_is_killed(vms: Vms) -> None:
+    command = ("sh", "-c", "echo ready; sleep 1000")
+    with vms.start(*vms.words("--rm", "--name", "gone", command=command)) as client:
+        assert client.stdout
+        assert client.stderr
+        assert client.stdout.readline() == b"ready\n"
+        kill(vms.state("gone")["pid"])
+        assert client.wait(HANG) == 137
+        assert client.stderr.read().endswith(KILLED)
     assert_gone_but(vms)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HYPERBUILD = Path(sysconfig.get_path("scripts")) / "hyperbuild"
 #: Seconds after which something hangs, whatever else runs on this machine.
 HANG = 120
+#: What a client says whose VM's supervisor was killed.
+KILLED = b"Error: the VM's supervisor was killed, and the VM with it\n"
 
 
 class Client(subprocess.Popen[bytes]):
