@@ -138,6 +138,16 @@ def wait(context: Context, *, names: tuple[str, ...]) -> int:
     return _for_each(context, names, show, shows_name=False)
 
 
+def _without_dashes(
+    _context: click.Context, parameter: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Drop a -- between VM and CMD, as between an image and its CMD."""
+    words = words[1:] if words[:1] == ("--",) else words
+    if not words:
+        raise click.MissingParameter(param=parameter)
+    return words
+
+
 @click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-i", "--interactive", is_flag=True, help="Pass stdin on to the command.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal, of the size of this one.")
@@ -148,7 +158,10 @@ def wait(context: Context, *, names: tuple[str, ...]) -> int:
     "-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone takes the host's."
 )
 @click.argument("name", metavar="VM")
-@click.argument("command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED)
+@click.argument(
+    "command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED,
+    callback=_without_dashes,
+)  # fmt: skip
 @pass_context
 def execute(context: Context, /, *, name: str, env: tuple[str, ...], **options: Any) -> int:
     """Run CMD in a VM that runs. Options stand before VM; the exit status is CMD's.

@@ -60,6 +60,15 @@ def test_streams_and_status_are_the_commands(vms: Vms) -> None:
     assert vms.do("exec", "vm", "cat", stdin=b"not for it").stdout == b""
 
 
+def test_dashes_may_stand_before_the_command(vms: Vms) -> None:
+    assert vms.do("exec", "vm", "--", "echo", "--", "-n").stdout == b"-- -n\n"
+    assert vms.do("exec", "--", "vm", "--", "echo", "on").stdout == b"on\n"
+    for words in (("exec", "vm", "--"), ("exec", "vm")):
+        done = vms.do(*words)
+        assert done.status == 2
+        assert "Missing argument 'CMD...'" in done.stderr
+
+
 @pytest.mark.parametrize("status", [0, 1, 2, 124, 125, 126, 127, 128, 254, 255])
 def test_every_status_arrives(vms: Vms, status: int) -> None:
     assert vms.do("exec", "vm", "sh", "-c", f"exit {status}").status == status
