@@ -9,7 +9,13 @@ import click
 
 from hyperbuild.builder.boot_command import BootCommand, run_command_options
 from hyperbuild.builder.sharing import pass_context
-from hyperbuild.converter.errors import HyperbuildError, InputError, NotFoundError, printable
+from hyperbuild.converter.errors import (
+    ContentError,
+    HyperbuildError,
+    InputError,
+    NotFoundError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,12 +260,11 @@ def _for_each(
 
 
 def _signal_number(text: str) -> int:
-    import signal
+    from hyperbuild.builder.process import parse_signal
 
-    name = text.upper().removeprefix("SIG")
-    if name.isascii() and name.isdigit() and 0 < int(name) < signal.NSIG:
-        return int(name)
     try:
-        return signal.Signals[f"SIG{name}"].value
-    except KeyError:
-        raise InputError(f"{printable(text)} is no signal; say TERM, HUP or 9, for one") from None
+        return parse_signal(text, "").number
+    except ContentError:
+        raise InputError(
+            f"{printable(text)} is no signal; say TERM, HUP, 9 or RTMIN+3, for some"
+        ) from None

@@ -174,6 +174,19 @@ def test_kill_sends_a_signal_that_logs_show_at_once(vms: Vms, shared: str) -> No
     assert vms.do("list", "-q").stdout
 
 
+def test_kill_knows_the_signals_that_images_may_name(vms: Vms) -> None:
+    script = "trap 'exit 5' 37; echo ready; while :; do sleep 0.1; done"
+    with vms.start(*vms.words("--rm", "--name", "real", command=("sh", "-c", script))) as client:
+        assert client.stdout
+        assert client.stdout.readline() == b"ready\n"
+        for text in ("SIGRTMIN+31", "0", "-1", "65", ""):
+            done = vms.do("kill", "-s", text, "real")
+            assert (done.status, done.stderr.count("\n")) == (1, 1)
+            assert done.stderr.startswith(f"Error: {text} is no signal; ")
+        assert vms.do("kill", "-s", "SIGRTMIN+3", "real").status == 0
+        assert client.wait(HANG) == 5
+
+
 def test_stats_tell_cpu_and_memory(vms: Vms, shared: str) -> None:
     (row,) = json.loads(vms.do("stats", "--json", shared).stdout)
     assert row["name"] == shared
