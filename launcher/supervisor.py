@@ -99,10 +99,19 @@ class Supervisor:
             self._server.ended(end.status, end.reason)
             self._server.pause(pause)
             if self._server.is_stopping:
-                break
+                return self._finish_stopped(end)
             self._state = self._state.replace(restarts=self._state.restarts + 1)
             self._started = time.monotonic()
-            end = self._run(time.monotonic_ns())
+            again = self._run(time.monotonic_ns())
+            if self._server.is_stopping and not again.was_started:
+                return self._finish_stopped(end)
+            end = again
+        self._finish(EXITED, end)
+        return end
+
+    def _finish_stopped(self, last: End) -> End:
+        """Finish a VM that was stopped before it ran again: its last run's end stays its end."""
+        end = last.replace(reason=last.reason or "stopped before it ran again")
         self._finish(EXITED, end)
         return end
 

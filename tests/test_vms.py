@@ -346,6 +346,23 @@ def test_restarts_follow_the_policy_until_it_is_stopped(vms: Vms) -> None:
     assert_gone_but(vms)
 
 
+@pytest.mark.parametrize("moment", ["pause", "boot"])
+def test_what_is_stopped_before_it_runs_again_keeps_its_status(vms: Vms, moment: str) -> None:
+    options = ("-d", "--name", "between", "--restart", "always")
+    done = vms.run(*options, command=("sh", "-c", "exit 4"))
+    path = vms.directory / done.stdout.decode().strip() / "state.json"
+    deadline = time.monotonic() + HANG
+    while (state := json.loads(path.read_bytes()))["status"] != "restarting":
+        assert time.monotonic() < deadline
+    while moment == "boot" and not children(state["pid"]):
+        assert time.monotonic() < deadline
+    # As good as `stop`, and so fast that it comes at this moment.
+    kill(state["pid"], signal.SIGTERM)
+    state = vms.until("between", lambda state: state["status"] == "exited")
+    assert (state["exit_status"], state["reason"]) == (4, "stopped before it ran again")
+    assert vms.do("rm", "between").status == 0
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "hypervisor"])
 def test_a_part_that_is_killed_leaves_a_true_state(vms: Vms, victim: str) -> None:
     done = vms.run("-d", "--name", "victim", command=("sleep", "1000"))
