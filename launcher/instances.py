@@ -124,7 +124,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(_NAME, name, re.ASCII):
         raise InputError(
             f"name {printable(name)!r} is not one: begin with a letter or a digit, and go on with "
-            "letters, digits, '_', '.' or '-', up to 128 in all"
+            "letters, digits, '_', '.' or '-', 2 to 128 in all"
         )
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.boot
 
+NAME = (
+    "begin with a letter or a digit, and go on with letters, digits, '_', '.' or '-', 2 to 128 in "
+    "all"
+)
 #: What the shared VM runs: output of all kinds, then it waits for signals.
 SCRIPT = r"""
 echo one; echo two; echo oops >&2; printf 'no\rend\377'
@@ -208,6 +212,7 @@ def test_a_name_is_taken_once(vms: Vms, shared: str) -> None:
     ("words", "text"),
     [
         (("run", "--name", "a b", "x"), "name 'a b' is not one"),
+        (("run", "--name", "s", "x"), f"name 's' is not one: {NAME}"),
         (("run", "--restart", "never", "x"), "restart policy 'never' is none"),
         (("run", "--rm", "--restart", "always", "x"), "--rm and --restart exclude each other"),
         (("run", "--log-size", "1", "x"), "log size '1' is none"),
