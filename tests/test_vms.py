@@ -94,14 +94,24 @@ def test_failures_are_those_of_boot(
 
 
 @pytest.mark.parametrize("how", [(), ("-d",)], ids=["attached", "detached"])
-@pytest.mark.parametrize("what", ["volume", "tap", "port", "command"])
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("volume", "nosuch"),
+        ("tap", "nosuch"),
+        ("disk", "has no CONFIG_EXT4_FS"),
+        ("port", "in use"),
+        ("command", "nosuch"),
+    ],
+)
 def test_failures_before_the_hypervisor_are_those_of_boot(
-    vms: Vms, tmp_path: Path, what: str, how: tuple[str, ...]
+    vms: Vms, tmp_path: Path, what: str, text: str, how: tuple[str, ...]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = {
             "volume": ("-v", "./nosuch:/x"),
             "tap": ("--network", "tap:nosuch", "--ip", "1.2.3.4/24"),
+            "disk": ("--disk", "disk"),
             "port": ("-p", f"127.0.0.1:{taken.getsockname()[1]}:80"),
             "command": (),
         }[what]
@@ -109,6 +119,7 @@ def test_failures_before_the_hypervisor_are_those_of_boot(
         boot = vms.do(*vms.words(*options, command=command, verb="boot"), cwd=tmp_path)
         run = vms.run(*how, *options, command=command, cwd=tmp_path)
     assert boot.stderr.startswith("Error: ")
+    assert text in boot.stderr
     assert run == boot
     assert run.stderr.count("\n") == 1
     assert_gone_but(vms)
