@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hyperbuild.builder.unpacking import unpack
 from hyperbuild.converter.errors import HyperbuildError, InputError, NotFoundError, printable
+from hyperbuild.converter.files import named_output
 from hyperbuild.launcher.client import connect
 from hyperbuild.launcher.remote import RemoteCommand
 
@@ -51,6 +52,8 @@ def _split(text: str) -> tuple[str, str] | None:
     name, colon, path = text.partition(":")
     if not colon or "/" in name or name in ("", ".", ".."):
         return None
+    if not path:
+        raise InputError(f"{name}: names no path of that VM; say {name}:/ for its root")
     # As under docker, paths of a VM are its root's.
     return name, path if path.startswith("/") else f"/{path}"
 
@@ -75,10 +78,11 @@ def _copy_out(
     instances: Instances, instance: Instance, path: str, target: str, console: Console
 ) -> None:
     contents_only = path.endswith("/.")
-    command = _run(instances, instance, "archive", posixpath.normpath(path))
+    source = posixpath.normpath(path)
     if target == _PIPE:
         if sys.stdout.isatty():
             raise InputError("an archive on a terminal is no use; give a directory, or a pipe")
+        command = _run(instances, instance, "archive", source)
         for piece in command.output():
             sys.stdout.buffer.write(piece)
         sys.stdout.flush()
@@ -88,11 +92,14 @@ def _copy_out(
     inside = place.is_dir()
     if not inside and not place.parent.is_dir():
         raise NotFoundError(f"{place.parent} is no directory to copy into; make it first")
+    if not inside:
+        place = named_output(place)
     root: bytes | None = os.fsencode(place.name)
     if inside:
-        root = None if contents_only else os.fsencode(posixpath.basename(posixpath.normpath(path)))
+        root = None if contents_only else os.fsencode(posixpath.basename(source))
         root = root or None
     where = f"{instance.asked.name}:{path}"
+    command = _run(instances, instance, "archive", source)
     output = command.output()
     # The guest's own complaint tells more than an archive that ends early.
     first = next(output, b"")
@@ -103,12 +110,7 @@ def _copy_out(
         yield first
         yield from output
 
-    try:
-        unpack(pieces(), where, place if inside else place.parent, root, console.warn)
-    except FileExistsError as error:
-        raise InputError(
-            f"{error.filename}: it is there already, as a directory or a file"
-        ) from None
+    unpack(pieces(), where, place if inside else place.parent, root, console.warn)
     command.check()
 
 
