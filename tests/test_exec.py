@@ -274,6 +274,33 @@ def listing(root: Path) -> list[tuple[object, ...]]:
     )
 
 
+def test_the_whole_root_file_system_comes_out(vms: Vms, tmp_path: Path) -> None:
+    assert vms.do("cp", "vm:/", tmp_path / "all").status == 0
+    assert (tmp_path / "all/etc/passwd").read_text().startswith("app:")
+    # What the kernel makes up is no content.
+    assert not list((tmp_path / "all/proc").iterdir())
+    assert not list((tmp_path / "all/sys").iterdir())
+
+
+def test_a_copy_replaces_only_what_is_like_it(vms: Vms, tmp_path: Path) -> None:
+    pipe, file, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
+    os.mkfifo(pipe)
+    file.write_text("mine")
+    link.symlink_to("file")
+    for words, text in (
+        (("vm:/etc/passwd", pipe), "is no regular file"),
+        (("vm:/etc", file), "file is there already and is no directory"),
+    ):
+        done = vms.do("cp", *words)
+        assert (done.status, done.stderr.count("\n")) == (1, 1)
+        assert text in done.stderr
+    assert pipe.is_fifo()
+    assert file.read_text() == "mine"
+    assert vms.do("cp", "vm:/etc/passwd", link).status == 0
+    assert link.is_symlink()
+    assert file.read_text().startswith("app:")
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -284,6 +311,7 @@ def listing(root: Path) -> list[tuple[object, ...]]:
         (("no-such-file", "vm:/tmp"), "no-such-file is not there to be copied"),
         (("/etc/hostname", "vm:/no/such/place"), "No such file or directory"),
         (("/etc/hostname", "vm:/no/such/"), "is no directory"),
+        (("vm:", "."), "vm: names no path of that VM; say vm:/ for its root"),
     ],
 )
 def test_what_cannot_be_copied(vms: Vms, tmp_path: Path, words: tuple[str, ...], text: str) -> None:
