@@ -65,13 +65,18 @@ def _run(
     return RemoteCommand(connect(instances, instance), request)
 
 
-def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
-    """Tell whether path, links followed, is a directory of the guest."""
+def _is_there(instances: Instances, instance: Instance, path: str) -> bool:
+    """Tell whether path is there in the guest; PATH/. is if that is a directory, links followed."""
+    command = _run(instances, instance, "stat", path)
     try:
-        _run(instances, instance, "stat", posixpath.join(path, ".")).check()
+        command.check()
     except HyperbuildError:
         return False
     return True
+
+
+def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
+    return _is_there(instances, instance, posixpath.join(path, "."))
 
 
 def _copy_out(
@@ -115,7 +120,10 @@ def _copy_out(
 
 
 def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -> None:
+    called = instance.asked.name
     if source == _PIPE:
+        if not _is_directory(instances, instance, path):
+            raise NotFoundError(f"{called}:{path} is no directory in the VM; make it there first")
         command = _run(instances, instance, "extract", posixpath.join(path, "."), stdin=True)
         while data := os.read(0, _CHUNK):
             command.write(data)
@@ -126,9 +134,17 @@ def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -
         contents_only = source.endswith("/.")
         directory, name = path, place.resolve().name if contents_only else place.name
         if not _is_directory(instances, instance, path):
-            if path.endswith("/"):
-                raise NotFoundError(f"{instance.asked.name}:{path} is no directory")
             directory, name = posixpath.split(path.rstrip("/"))
+            missing = path if path.endswith("/") else directory
+            if missing == path or not _is_directory(instances, instance, directory):
+                raise NotFoundError(
+                    f"{called}:{missing} is no directory in the VM; make it there first"
+                )
+            if place.is_dir() and _is_there(instances, instance, path):
+                raise InputError(
+                    f"{printable(source)} is a directory, and {called}:{path} is none; name "
+                    "another target"
+                )
             contents_only = False
         command = _run(instances, instance, "extract", posixpath.join(directory, "."), stdin=True)
         _pack(command, place, "." if contents_only else name or place.resolve().name)

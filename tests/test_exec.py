@@ -208,7 +208,11 @@ def test_no_exec_without_a_vm_that_runs(vms: Vms) -> None:
     assert (done.status, done.stderr.count("\n")) == (1, 1)
     assert vms.run("-d", "--name", "ended", command=("true",)).status == 0
     vms.until("ended", lambda state: state["status"] == "exited")
-    for words in (("exec", "ended", "true"), ("cp", "ended:/etc", "-")):
+    for words in (
+        ("exec", "ended", "true"),
+        ("cp", "ended:/etc", "-"),
+        ("cp", "/etc/hostname", "ended:/etc"),
+    ):
         done = vms.do(*words)
         assert done.status == 1
         assert done.stderr.startswith("Error: VM ended is not running; ")
@@ -309,8 +313,10 @@ def test_a_copy_replaces_only_what_is_like_it(vms: Vms, tmp_path: Path) -> None:
         (("vm:/no/such", "."), "archive: /no/such: No such file or directory"),
         (("vm:/etc", "no/such/place"), "is no directory to copy into"),
         (("no-such-file", "vm:/tmp"), "no-such-file is not there to be copied"),
-        (("/etc/hostname", "vm:/no/such/place"), "No such file or directory"),
-        (("/etc/hostname", "vm:/no/such/"), "is no directory"),
+        (("/etc/hostname", "vm:/no/such/place"), "vm:/no/such is no directory in the VM; make it"),
+        (("/etc/hostname", "vm:/no/such/"), "vm:/no/such/ is no directory in the VM; make it"),
+        (("-", "vm:/no/such"), "vm:/no/such is no directory in the VM; make it there first"),
+        (("/etc/apt", "vm:/etc/passwd"), "is a directory, and vm:/etc/passwd is none"),
         (("vm:", "."), "vm: names no path of that VM; say vm:/ for its root"),
     ],
 )
