@@ -140,7 +140,7 @@ def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -
                 raise NotFoundError(
                     f"{called}:{missing} is no directory in the VM; make it there first"
                 )
-            if place.is_dir() and _is_there(instances, instance, path):
+            if place.is_dir() and not place.is_symlink() and _is_there(instances, instance, path):
                 raise InputError(
                     f"{printable(source)} is a directory, and {called}:{path} is none; name "
                     "another target"

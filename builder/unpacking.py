@@ -153,9 +153,12 @@ def _make(
                 _write(parent, temporary, member, stream)
             os.utime(temporary, ns=_times(member), dir_fd=parent, follow_symlinks=False)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
+        except BaseException as error:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
+            if isinstance(error, OSError):
+                # Nobody but us has heard of the temporary file.
+                error.filename = os.fsdecode(path)
             raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,18 @@ def test_what_is_there_of_another_kind_stays(tmp_path: Path) -> None:
             put(tmp_path, Entry(b"x", kind), root=name)
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_told_of_the_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            put(tmp_path, Entry(b"x", FILE, b"data" * 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == "root"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("root", [b"all", None])
