@@ -60,12 +60,13 @@ def export_bundles(context: Context, names: Iterable[str], output: Path) -> int:
                 raise InputError("an archive is nothing for a terminal; give -o FILE, or redirect")
             _write(store, bundles, sys.stdout.buffer, context.console, packed=False)
             return 0
-        draft = stack.enter_context(files.draft(output.absolute().parent))
+        place = files.named_output(output)
+        draft = stack.enter_context(files.draft(place.parent))
         with open(draft.fd, "wb", closefd=False) as file:
             packed = output.suffix == _ZSTD_SUFFIX
             _write(store, bundles, file, context.console, packed=packed)
             size = file.tell()
-        draft.publish(output.absolute())
+        draft.publish(place)
         return size
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.junit import as_junit
 from hyperbuild.builder.report_style import STYLE
-from hyperbuild.converter.errors import InputError, UnavailableError, printable
-from hyperbuild.converter.files import draft, write_all
+from hyperbuild.converter.errors import InputError, NotFoundError, UnavailableError, printable
+from hyperbuild.converter.files import draft, named_output, write_all
 from hyperbuild.launcher.timeline import STEPS
 
 if TYPE_CHECKING:
@@ -46,33 +46,39 @@ def reported(
     """Write what is known at the end of the block, however that ends, as each of paths.
 
     That is what timeline has, and what smoke returns of a smoke test. Before it: InputError if a
-    path is neither *.json nor *.html (nor *.xml, with smoke) or no regular file, UnavailableError
-    if it cannot be written.
+    path is neither *.json nor *.html (nor *.xml, with smoke) or no regular file, NotFoundError
+    if its directory is not there, UnavailableError if it cannot be written.
     """
     check_reports(paths, smoke=smoke is not None)
     with ExitStack() as stack:
         drafts = []
         for path in paths:
             stack.enter_context(_explained(path))
-            drafts.append((path, stack.enter_context(draft(path.absolute().parent))))
+            place = named_output(path)
+            drafts.append(
+                (place, _RENDERERS[path.suffix], stack.enter_context(draft(place.parent)))
+            )
         try:
             yield
         finally:
             document = _document(image, timeline, budgets)
             if smoke:
                 document["smoke"] = smoke()
-            for path, file in drafts:
-                write_all(file.fd, _RENDERERS[path.suffix](document).encode())
-                file.publish(path)
+            for place, render, file in drafts:
+                write_all(file.fd, render(document).encode())
+                file.publish(place)
 
 
 def check_reports(paths: Sequence[Path], *, smoke: bool) -> None:
     """Raise InputError for a path that no report is written as, with smoke: of a smoke test."""
     for path in paths:
         known = [suffix for suffix in _RENDERERS if smoke or suffix != ".xml"]
-        if path.suffix not in known or (path.exists() and not path.is_file()):
+        if path.suffix not in known:
             *some, last = known
             raise InputError(f"report {path}: name a file that ends in {', '.join(some)} or {last}")
+        # That no directory is there is no matter of words.
+        with suppress(NotFoundError):
+            named_output(path)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hyperbuild.builder.unpacking import unpack
 from hyperbuild.converter.errors import HyperbuildError, InputError, NotFoundError, printable
+from hyperbuild.converter.files import named_output
 from hyperbuild.launcher.client import connect
 from hyperbuild.launcher.remote import RemoteCommand
 
@@ -51,6 +52,8 @@ def _split(text: str) -> tuple[str, str] | None:
     name, colon, path = text.partition(":")
     if not colon or "/" in name or name in ("", ".", ".."):
         return None
+    if not path:
+        raise InputError(f"{name}: names no path of that VM; say {name}:/ for its root")
     # As under docker, paths of a VM are its root's.
     return name, path if path.startswith("/") else f"/{path}"
 
@@ -62,23 +65,29 @@ def _run(
     return RemoteCommand(connect(instances, instance), request)
 
 
-def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
-    """Tell whether path, links followed, is a directory of the guest."""
+def _is_there(instances: Instances, instance: Instance, path: str) -> bool:
+    """Tell whether path is there in the guest; PATH/. is if that is a directory, links followed."""
+    command = _run(instances, instance, "stat", path)
     try:
-        _run(instances, instance, "stat", posixpath.join(path, ".")).check()
+        command.check()
     except HyperbuildError:
         return False
     return True
+
+
+def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
+    return _is_there(instances, instance, posixpath.join(path, "."))
 
 
 def _copy_out(
     instances: Instances, instance: Instance, path: str, target: str, console: Console
 ) -> None:
     contents_only = path.endswith("/.")
-    command = _run(instances, instance, "archive", posixpath.normpath(path))
+    source = posixpath.normpath(path)
     if target == _PIPE:
         if sys.stdout.isatty():
             raise InputError("an archive on a terminal is no use; give a directory, or a pipe")
+        command = _run(instances, instance, "archive", source)
         for piece in command.output():
             sys.stdout.buffer.write(piece)
         sys.stdout.flush()
@@ -88,11 +97,14 @@ def _copy_out(
     inside = place.is_dir()
     if not inside and not place.parent.is_dir():
         raise NotFoundError(f"{place.parent} is no directory to copy into; make it first")
+    if not inside:
+        place = named_output(place)
     root: bytes | None = os.fsencode(place.name)
     if inside:
-        root = None if contents_only else os.fsencode(posixpath.basename(posixpath.normpath(path)))
+        root = None if contents_only else os.fsencode(posixpath.basename(source))
         root = root or None
     where = f"{instance.asked.name}:{path}"
+    command = _run(instances, instance, "archive", source)
     output = command.output()
     # The guest's own complaint tells more than an archive that ends early.
     first = next(output, b"")
@@ -103,17 +115,15 @@ def _copy_out(
         yield first
         yield from output
 
-    try:
-        unpack(pieces(), where, place if inside else place.parent, root, console.warn)
-    except FileExistsError as error:
-        raise InputError(
-            f"{error.filename}: it is there already, as a directory or a file"
-        ) from None
+    unpack(pieces(), where, place if inside else place.parent, root, console.warn)
     command.check()
 
 
 def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -> None:
+    called = instance.asked.name
     if source == _PIPE:
+        if not _is_directory(instances, instance, path):
+            raise NotFoundError(f"{called}:{path} is no directory in the VM; make it there first")
         command = _run(instances, instance, "extract", posixpath.join(path, "."), stdin=True)
         while data := os.read(0, _CHUNK):
             command.write(data)
@@ -124,9 +134,17 @@ def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -
         contents_only = source.endswith("/.")
         directory, name = path, place.resolve().name if contents_only else place.name
         if not _is_directory(instances, instance, path):
-            if path.endswith("/"):
-                raise NotFoundError(f"{instance.asked.name}:{path} is no directory")
             directory, name = posixpath.split(path.rstrip("/"))
+            missing = path if path.endswith("/") else directory
+            if missing == path or not _is_directory(instances, instance, directory):
+                raise NotFoundError(
+                    f"{called}:{missing} is no directory in the VM; make it there first"
+                )
+            if place.is_dir() and not place.is_symlink() and _is_there(instances, instance, path):
+                raise InputError(
+                    f"{printable(source)} is a directory, and {called}:{path} is none; name "
+                    "another target"
+                )
             contents_only = False
         command = _run(instances, instance, "extract", posixpath.join(directory, "."), stdin=True)
         _pack(command, place, "." if contents_only else name or place.resolve().name)

@@ -219,15 +219,16 @@ def sbom(
     be read is warned of. The same bundle has the same SBOM, byte by byte.
     """
     from hyperbuild.builder.materials import fetch_sbom, sbom_of
-    from hyperbuild.converter.files import write_atomically
+    from hyperbuild.converter.files import named_output, write_atomically
 
     if keys and not attached:
         raise click.UsageError("--key is for SBOMs that are --attached.")
+    place = named_output(output) if output else None
     if attached:
         content = fetch_sbom(context, name, keys, platform_text, authfile)
     else:
         content = sbom_of(context, name, platform_text, authfile)
-    if output:
-        write_atomically(output, content)
+    if place:
+        write_atomically(place, content)
     else:
         click.echo(content, nl=False)

@@ -20,7 +20,7 @@ from hyperbuild.builder.report_text import (
 )
 from hyperbuild.builder.treemap import draw
 from hyperbuild.converter.errors import UnavailableError, printable
-from hyperbuild.converter.files import write_atomically
+from hyperbuild.converter.files import named_output, write_atomically
 from hyperbuild.converter.limits import shown_size
 from hyperbuild.converter.survey import biggest
 
@@ -47,7 +47,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 def write_page(path: Path, found: Inspection, top: int) -> None:
     """Write found, with the top biggest files, as the page path, whole or not at all."""
     try:
-        write_atomically(path, page(found, top).encode())
+        write_atomically(named_output(path), page(found, top).encode())
     except OSError as error:
         raise UnavailableError(
             f"cannot write the page {path}: {error.strerror}; choose another file"

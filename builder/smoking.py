@@ -22,7 +22,7 @@ from hyperbuild.builder.booting import (
     warm_start,
 )
 from hyperbuild.converter.errors import HyperbuildError, InputError, UnavailableError
-from hyperbuild.converter.files import draft, write_all
+from hyperbuild.converter.files import draft, named_output, write_all
 from hyperbuild.launcher.budget import BudgetError, parse_budget
 from hyperbuild.launcher.expectations import (
     DEFAULT_TIMEOUT,
@@ -134,6 +134,8 @@ def smoke_image(context: Context, options: BootOptions, made: BundleFiles | None
     # What was made was made before the boot, and is the result.
     timeline.mark("start", None if made else process_start())
     try:
+        if options.console_log:
+            named_output(options.console_log)
         record = SmokeRecord(timeline, budgets, stdout=2 if made else 1)
         with ExitStack() as stack:
             if options.report:
@@ -306,12 +308,13 @@ def _write_log(context: Context, options: BootOptions, record: SmokeRecord) -> P
     if test:
         parts += ["== output of the application", test.output.text(), ""]
         parts += ["== console of the guest", test.console.text()]
+    place = named_output(path)
     try:
-        with draft(path.absolute().parent) as file:
+        with draft(place.parent) as file:
             if options.console_log is None:
                 os.fchmod(file.fd, 0o600)
             write_all(file.fd, "\n".join(parts).encode("utf-8", "surrogateescape"))
-            file.publish(path)
+            file.publish(place)
     except OSError as error:
         raise UnavailableError(
             f"{record.reason} (the log {path} can't be written: {error.strerror}; "

@@ -8,11 +8,13 @@ set-id bits and special files are left out.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter import tar
-from hyperbuild.converter.errors import ContentError, printable
+from hyperbuild.converter.errors import ContentError, InputError, printable
+from hyperbuild.converter.files import TEMPORARY_PREFIX
 from hyperbuild.converter.stream import LayerStream
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def unpack(
     """Unpack an archive whose members are all below one name, which becomes root in directory.
 
     With None the name is left out: what is below it comes into directory itself. on_skip is told
-    of special files. ContentError: it wants to leave directory, or is no such archive.
+    of special files. ContentError: it wants to leave directory, or is no such archive. InputError:
+    what is there already is of another kind. A file that did not arrive whole is not there.
     """
     base = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -75,18 +78,26 @@ def unpack(
         # Last, as a directory may be closed even to its owner.
         for path, member in sorted(modes.items(), reverse=True):
             with _parent(base, path, where) as (parent, name):
-                os.chmod(name, member.mode & _MODE, dir_fd=parent)
-                os.utime(name, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+                # A mode that followed a link would be that of something outside.
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(name, flags, dir_fd=parent)
+                try:
+                    os.fchmod(fd, member.mode & _MODE)
+                    os.utime(fd, ns=_times(member))
+                finally:
+                    os.close(fd)
     finally:
         os.close(base)
 
 
 def _path(name: bytes, root: bytes | None, where: str) -> bytes:
     """Return a member's path below the directory, its first component replaced."""
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if name.startswith(b"/") or b".." in parts or not parts:
+    # The first component is "." where it is the root that was asked for.
+    top, *below = name.split(b"/")
+    below = [part for part in below if part not in (b"", b".")]
+    if top in (b"", b"..") or b".." in below:
         raise ContentError(f"{where}: the guest's archive has a member {printable(name)!r}")
-    return b"/".join(parts[1:] if root is None else [root, *parts[1:]])
+    return b"/".join(below if root is None else [root, *below])
 
 
 @contextmanager
@@ -118,23 +129,48 @@ def _make(
     on_skip: Callable[[str], None],
 ) -> None:
     with _parent(base, path, stream.where) as (parent, name):
-        if member.type == tar.DIRECTORY:
-            with suppress(FileExistsError):
+        is_directory = member.type == tar.DIRECTORY
+        there = _kind(parent, name)
+        fitting = (stat.S_IFDIR,) if is_directory else (stat.S_IFREG, stat.S_IFLNK)
+        if there and there not in fitting:
+            what = "directory" if is_directory else "file"
+            raise InputError(
+                f"{stream.where}: {printable(path)} is there already and is no {what}, as what is "
+                "copied is; name another target, or move it away"
+            )
+        if is_directory:
+            if not there:
                 os.mkdir(name, 0o700, dir_fd=parent)
             return
         if member.type not in (tar.REGULAR, tar.SYMLINK):
             on_skip(f"{printable(path)} is a special file, and left out")
             return
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=parent)
-        if member.type == tar.SYMLINK:
-            os.symlink(member.link, name, dir_fd=parent)
-        else:
-            _write(parent, name, member, stream)
-        os.utime(name, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+        temporary = f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
+        try:
+            if member.type == tar.SYMLINK:
+                os.symlink(member.link, temporary, dir_fd=parent)
+            else:
+                _write(parent, temporary, member, stream)
+            os.utime(temporary, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException as error:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            if isinstance(error, OSError):
+                # Nobody but us has heard of the temporary file.
+                error.filename = os.fsdecode(path)
+            raise
 
 
-def _write(parent: int, name: bytes, member: Member, stream: LayerStream) -> None:
+def _kind(parent: int, name: bytes) -> int:
+    """Return the type bits of what has the name already, links not followed; 0 for nothing."""
+    try:
+        return stat.S_IFMT(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return 0
+
+
+def _write(parent: int, name: str, member: Member, stream: LayerStream) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as file:
         segments = [(0, member.stored)] if member.segments is None else member.segments

@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import InputError, UnavailableError
+from hyperbuild.converter.errors import InputError, NotFoundError, UnavailableError
 from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
@@ -180,7 +180,12 @@ def draft(directory: Path) -> Iterator[Draft]:
     path = directory / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
     # The path is known before there is a file: a signal may end even the making of it.
     try:
-        file = Draft(path)
+        try:
+            file = Draft(path)
+        except OSError as error:
+            # Nobody but us has heard of the temporary file.
+            error.filename = str(directory)
+            raise
         try:
             yield file
         finally:
@@ -207,6 +212,29 @@ def write_atomically(target: Path, content: bytes, directory: Path | None = None
     with draft(directory or target.parent) as file:
         write_all(file.fd, content)
         file.publish(target)
+
+
+def named_output(path: Path) -> Path:
+    """Return the file that is to be replaced by output which a user wants as path: links followed.
+
+    A rename would put a file in the place of a device, a FIFO or a link. InputError: path is
+    something else than a regular file; NotFoundError: the directory for it is not there.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
+    if found and not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is no regular file, and is not replaced by one; name another")
+    place = type(path)(os.path.realpath(path))
+    if not place.parent.is_dir():
+        raise NotFoundError(
+            f"cannot write {path}: the directory {place.parent} is not there; make it first, or "
+            "name another file"
+        )
+    return place
 
 
 def write_all(fd: int, content: bytes | bytearray | memoryview) -> None:

@@ -217,7 +217,11 @@ def test_no_exec_without_a_vm_that_runs(vms: Vms) -> None:
     assert (done.status, done.stderr.count("\n")) == (1, 1)
     assert vms.run("-d", "--name", "ended", command=("true",)).status == 0
     vms.until("ended", lambda state: state["status"] == "exited")
-    for words in (("exec", "ended", "true"), ("cp", "ended:/etc", "-")):
+    for words in (
+        ("exec", "ended", "true"),
+        ("cp", "ended:/etc", "-"),
+        ("cp", "/etc/hostname", "ended:/etc"),
+    ):
         done = vms.do(*words)
         assert done.status == 1
         assert done.stderr.startswith("Error: VM ended is not running; ")
@@ -295,6 +299,33 @@ def listing(root: Path) -> list[tuple[object, ...]]:
     )
 
 
+def test_the_whole_root_file_system_comes_out(vms: Vms, tmp_path: Path) -> None:
+    assert vms.do("cp", "vm:/", tmp_path / "all").status == 0
+    assert (tmp_path / "all/etc/passwd").read_text().startswith("app:")
+    # What the kernel makes up is no content.
+    assert not list((tmp_path / "all/proc").iterdir())
+    assert not list((tmp_path / "all/sys").iterdir())
+
+
+def test_a_copy_replaces_only_what_is_like_it(vms: Vms, tmp_path: Path) -> None:
+    pipe, file, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
+    os.mkfifo(pipe)
+    file.write_text("mine")
+    link.symlink_to("file")
+    for words, text in (
+        (("vm:/etc/passwd", pipe), "is no regular file"),
+        (("vm:/etc", file), "file is there already and is no directory"),
+    ):
+        done = vms.do("cp", *words)
+        assert (done.status, done.stderr.count("\n")) == (1, 1)
+        assert text in done.stderr
+    assert pipe.is_fifo()
+    assert file.read_text() == "mine"
+    assert vms.do("cp", "vm:/etc/passwd", link).status == 0
+    assert link.is_symlink()
+    assert file.read_text().startswith("app:")
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -303,8 +334,11 @@ def listing(root: Path) -> list[tuple[object, ...]]:
         (("vm:/no/such", "."), "archive: /no/such: No such file or directory"),
         (("vm:/etc", "no/such/place"), "is no directory to copy into"),
         (("no-such-file", "vm:/tmp"), "no-such-file is not there to be copied"),
-        (("/etc/hostname", "vm:/no/such/place"), "No such file or directory"),
-        (("/etc/hostname", "vm:/no/such/"), "is no directory"),
+        (("/etc/hostname", "vm:/no/such/place"), "vm:/no/such is no directory in the VM; make it"),
+        (("/etc/hostname", "vm:/no/such/"), "vm:/no/such/ is no directory in the VM; make it"),
+        (("-", "vm:/no/such"), "vm:/no/such is no directory in the VM; make it there first"),
+        (("/etc/apt", "vm:/etc/passwd"), "is a directory, and vm:/etc/passwd is none"),
+        (("vm:", "."), "vm: names no path of that VM; say vm:/ for its root"),
     ],
 )
 def test_what_cannot_be_copied(vms: Vms, tmp_path: Path, words: tuple[str, ...], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import xml.etree.ElementTree as ET
@@ -222,7 +223,7 @@ def test_a_copy_is_tested_as_a_cold_vm_is(
         (1, ("--network", "none", "--expect-http", "/"), "an http expectation needs a network"),
         (2, ("--budget", "insns=1M", "--warm"), "a copy has no instructions to count"),
         (2, ("--report", "x.txt"), "name a file that ends in .json, .html or .xml"),
-        (1, ("--console-log", "/no/such/place", "false"), "can't be written"),
+        (1, ("--console-log", "/no/such/place", "false"), "/no/such is not there"),
     ],
 )
 def test_contracts_that_cannot_be(
@@ -232,6 +233,16 @@ def test_contracts_that_cannot_be(
     assert said in line
     assert "console and output" not in line
     assert not list(tmp_path.glob("*.xml"))
+
+
+def test_no_log_or_report_replaces_what_is_no_file(
+    smoke: Smoke, busybox: str, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    for status, option in ((1, "--console-log"), (2, "--report")):
+        assert "is no regular file" in reason(smoke(busybox, option, pipe, "false"), status)
+        assert pipe.is_fifo()
 
 
 def test_what_is_not_there_has_a_report_too(smoke: Smoke, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "tar.h"
@@ -180,6 +182,15 @@ static int write_entries(struct writer *writer, DIR *stream)
 	return errno == 0 ? 0 : complain(writer);
 }
 
+/* Whether a directory's files are made up by the kernel as they are read, and so are no content. */
+static bool is_made_up(int directory)
+{
+	struct statfs status;
+
+	return fstatfs(directory, &status) == 0 &&
+	       (status.f_type == PROC_SUPER_MAGIC || status.f_type == SYSFS_MAGIC);
+}
+
 static int write_directory(struct writer *writer, int directory, const char *name,
 			   const struct stat *status)
 {
@@ -196,7 +207,7 @@ static int write_directory(struct writer *writer, int directory, const char *nam
 	writer->name[writer->name_size++] = '/';
 	writer->name[writer->name_size] = '\0';
 	result = write_member(writer, status, TAR_DIRECTORY, 0);
-	if (result == 0)
+	if (result == 0 && !is_made_up(inner))
 		result = write_entries(writer, stream);
 	closedir(stream);
 	return result;

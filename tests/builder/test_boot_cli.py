@@ -295,8 +295,8 @@ def test_a_budget_of_no_phase_is_a_usage_error_that_lists_them(run_cli: RunCli) 
     ("name", "text"),
     [
         ("boot.txt", "name a file that ends in .json or .html"),
-        ("missing/boot.json", "cannot write the report"),
-        ("directory.html", "name a file that ends in .json or .html"),
+        ("missing/boot.json", "missing is not there; make it first"),
+        ("directory.html", "is no regular file"),
     ],
 )
 def test_a_report_that_cannot_be_is_refused_before_the_boot(

@@ -234,6 +234,19 @@ def test_a_bundle_travels_in_a_file(
         assert file.stat().st_size < 1 << 20
 
 
+def test_no_archive_replaces_what_is_no_file(digest: str, tmp_path: Path, run_cli: RunCli) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    refused(run_cli, "is no regular file", "export", digest, "-o", pipe)
+    assert pipe.is_fifo()
+    nowhere = tmp_path / "no/x.tar"
+    refused(run_cli, f"{nowhere.parent} is not there", "export", digest, "-o", nowhere)
+    link.symlink_to("file")
+    assert run_cli("export", digest, "-o", link).returncode == 0
+    assert link.is_symlink()
+    assert file.stat().st_size
+
+
 def test_a_bundle_travels_through_pipes(
     parcel: Parcel, digest: str, tmp_path: Path, hyperbuild_env: dict[str, str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -243,6 +244,13 @@ def test_the_page_needs_nothing_and_its_links_lead_somewhere(
     assert not re.search(r"https?:|url\(|@import", text)
     assert "libcrypto" in text
     assert len(text) < 2_000_000
+
+
+def test_the_page_replaces_nothing_but_files(run_cli: RunCli, image: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "is no regular file" in failure(run_cli, f"oci:{image}", "--html", pipe)
+    assert pipe.is_fifo()
 
 
 def test_names_of_an_image_are_never_markup(run_cli: RunCli, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,15 @@ def test_what_is_larger_than_honest_is_not_read(
     assert "of more than 1 packages no more are listed" in catalogue(made / "rootfs.erofs").notices
     monkeypatch.setattr(f"{where}._TOTAL", 1)
     assert "too large; not all are listed" in catalogue(made / "rootfs.erofs").notices[-1]
+
+
+def test_a_place_that_no_sbom_can_be_written_to(run_cli: RunCli, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    refused(run_cli, "is no regular file", "sbom", tmp_path, "-o", pipe)
+    assert pipe.is_fifo()
+    nowhere = tmp_path / "no/x.json"
+    refused(run_cli, f"directory {nowhere.parent} is not there", "sbom", tmp_path, "-o", nowhere)
 
 
 def test_what_is_no_root_file_system(run_cli: RunCli, tmp_path: Path) -> None:

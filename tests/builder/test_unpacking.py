@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hyperbuild.builder.unpacking import unpack
-from hyperbuild.converter.errors import ContentError
+from hyperbuild.converter.errors import ContentError, InputError
 from tests.support.tarball import DIRECTORY, FIFO, FILE, HARD, SYMLINK, Entry, archive, member
 
 if TYPE_CHECKING:
@@ -72,11 +73,52 @@ def test_links_and_what_is_there_are_replaced_not_followed(tmp_path: Path) -> No
     ]
 
 
+def test_no_link_lends_its_target_a_mode(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir(0o700)
+    place = tmp_path / "place"
+    place.mkdir()
+    link = Entry(b"x/l", SYMLINK, link=b"../../outside")
+    with pytest.raises(InputError, match="root/l is there already and is no directory"):
+        put(place, Entry(b"x/", DIRECTORY), link, Entry(b"x/l/", DIRECTORY, mode=0o777))
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_there_of_another_kind_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "directory").mkdir()
+    for name, kind in ((b"pipe", FILE), (b"directory", FILE), (b"file", DIRECTORY)):
+        with pytest.raises(InputError, match="is there already and is no"):
+            put(tmp_path, Entry(b"x", kind), root=name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_told_of_the_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            put(tmp_path, Entry(b"x", FILE, b"data" * 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == "root"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("root", [b"all", None])
+def test_the_root_itself(tmp_path: Path, root: bytes | None) -> None:
+    put(tmp_path, Entry(b"./", DIRECTORY), Entry(b"./etc/", DIRECTORY), Entry(b"./etc/f", FILE),
+        root=root)  # fmt: skip
+    assert (tmp_path / (root or b"").decode() / "etc/f").is_file()
+
+
 @pytest.mark.parametrize("size", [100, 512, 700])
 def test_an_archive_that_is_cut_short(tmp_path: Path, size: int) -> None:
     raw = member(Entry(b"x", FILE, b"data" * 1000), "gnu")[:size]
     with pytest.raises(ContentError):
         unpack(iter([raw]), "vm:/x", tmp_path, b"root", lambda _: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_whose_content_was_asked_for(tmp_path: Path) -> None:
