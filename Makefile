@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 IMAGE_CACHE := $(or $(HYPERBUILD_TEST_CACHE),$(HOME)/.cache/hyperbuild-tests)
 
+# Tests at a time: most wait for a VM or a program, so two cores carry two well.
+JOBS ?= 2
 FUZZ_SECONDS ?= 60
 RUNS ?= 10000000
 FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive image rootfs \
@@ -32,7 +34,7 @@ lint: setup ## check style, types and the direction of imports
 	$(VENV)/lint-imports
 
 test: setup lint ## run all tests, virtual machines included
-	$(VENV)/pytest
+	$(VENV)/pytest --numprocesses $(JOBS) --dist loadfile
 
 fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each target
 	$(VENV)/pip install --quiet -e '.[fuzz]'

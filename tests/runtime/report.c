@@ -89,6 +89,13 @@ static void tell_environment(void)
 	tell("env order", "", order);
 }
 
+/* The signals 32 and 33 are the C library's own: whoever was started by a posix_spawn, as all that
+ * make starts, ignores them, and cannot undo that. */
+static void forget_own_signals(char *mask)
+{
+	snprintf(mask, 17, "%016llx", strtoull(mask, NULL, 16) & ~(3ULL << 31));
+}
+
 static void tell_status(void)
 {
 	static const char *const fields[] = {
@@ -110,6 +117,8 @@ static void tell_status(void)
 			value += strspn(value, " ");
 			for (size_t end = strlen(value); end > 0 && strchr(" \n", value[end - 1]); end--)
 				value[end - 1] = '\0';
+			if (strcmp(fields[i], "SigIgn") == 0 && strlen(value) == 16)
+				forget_own_signals(value);
 			tell("status ", fields[i], value);
 		}
 	}
