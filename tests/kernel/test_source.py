@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from tests.kernel.tiny import write_tiny_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DATA = os.urandom(300_000)
+DATA = random.Random(1).randbytes(300_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
