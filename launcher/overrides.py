@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from hyperbuild.converter.errors import InputError, NotFoundError, printable
 from hyperbuild.launcher.spec import ABOUT_COMMAND
 
 if TYPE_CHECKING:
-    from hyperbuild.converter.verify_reader import FileInfo, ImageReader
+    from hyperbuild.converter.browse import ImageFiles
     from hyperbuild.launcher.bundle import Process
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import MachineOptions
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 #: As when the image was converted.
 _DATABASE_LIMIT = 4 << 20
-#: As many as Linux follows.
-_SYMLINKS = 40
-
 _NOT_EXECUTABLE = 126
 
 
@@ -66,55 +62,22 @@ def _without(process: Process, *names: str) -> Process:
 
 def find_account(user: str, files: BundleFiles) -> Account:
     """Look USER[:GROUP] up in the image's own databases; InputError if one is not there."""
-    from hyperbuild.converter.files import open_regular
-    from hyperbuild.converter.verify import open_image
+    from hyperbuild.converter.browse import browse
     from hyperbuild.launcher.users import resolve_user
 
-    fd = open_regular(files.rootfs)
-    try:
-        reader = open_image(fd)
-    finally:
-        os.close(fd)
-    try:
-        databases = (_read(reader, f"etc/{name}".encode()) for name in ("passwd", "group"))
-        return resolve_user(user, *databases)
-    except NotFoundError as error:
-        raise InputError(f"-u {printable(user)}: {error}; name one that is, or a number") from error
-    finally:
-        reader.close()
+    with browse(files.rootfs) as image:
+        databases = (_read(image, f"etc/{name}".encode()) for name in ("passwd", "group"))
+        try:
+            return resolve_user(user, *databases)
+        except NotFoundError as error:
+            raise InputError(
+                f"-u {printable(user)}: {error}; name one that is, or a number"
+            ) from error
 
 
-def _read(reader: ImageReader, path: bytes) -> bytes:
+def _read(image: ImageFiles, path: bytes) -> bytes:
     """Return the content of a file, empty if there is none or it is too large to be one."""
-    info = _find(reader, path)
-    if info is None or not stat.S_ISREG(info.mode) or info.size > _DATABASE_LIMIT:
+    info = image.find(path)
+    if info is None or not stat.S_ISREG(info.mode):
         return b""
-    return b"".join(reader.content(info))
-
-
-def _find(reader: ImageReader, path: bytes) -> FileInfo | None:
-    """Follow path from the root, symlinks too; all of them stay inside."""
-    trail = [reader.stat(reader.root_nid)]
-    rest, links = [part for part in reversed(path.split(b"/")) if part], 0
-    while rest:
-        name = rest.pop()
-        if not stat.S_ISDIR(trail[-1].mode):
-            return None
-        if name == b"..":
-            del trail[max(len(trail) - 1, 1) :]
-            continue
-        found = next((nid for entry, nid, _ in reader.entries(trail[-1]) if entry == name), None)
-        if found is None:
-            return None
-        info = reader.stat(found)
-        if stat.S_ISLNK(info.mode):
-            links += 1
-            target = b"".join(reader.content(info))
-            if links > _SYMLINKS:
-                return None
-            if target.startswith(b"/"):
-                del trail[1:]
-            rest += [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
-        else:
-            trail.append(info)
-    return trail[-1]
+    return image.read(info, _DATABASE_LIMIT) or b""
