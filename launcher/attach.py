@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import HyperbuildError, UnavailableError
 from hyperbuild.launcher import wire
 from hyperbuild.launcher.instances import KILLED_STATUS
 from hyperbuild.launcher.output import Output
+from hyperbuild.launcher.signals import RESIZED, signal_numbers
 from hyperbuild.launcher.terminal import raw_on_demand, terminal_size
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 #: What docker's client passes on, too: all that may come from outside.
 _PASSED = (
@@ -86,7 +87,7 @@ class Attachment:
         """
         self._waiting += wire.encode_request(request)
         with ExitStack() as stack:
-            numbers = stack.enter_context(_signals())
+            numbers = stack.enter_context(signal_numbers((*_PASSED, RESIZED)))
             if self._terminal is not None and self._stdin is not None:
                 self._make_raw = stack.enter_context(raw_on_demand(self._stdin))
             while self._is_open or not all(output.empty for output in self._out.values()):
@@ -102,7 +103,7 @@ class Attachment:
             "the VM's supervisor ended without a word; see what 'hyperbuild list --all' tells"
         )
 
-    def _turn(self, numbers: int) -> None:
+    def _turn(self, numbers: int | None) -> None:
         poll = select.poll()
         sock = self._sock.fileno()
         if self._is_open:
@@ -115,12 +116,13 @@ class Attachment:
         for output in self._out.values():
             if not output.empty:
                 poll.register(output.fd, select.POLLOUT)
-        poll.register(numbers, select.POLLIN)
+        if numbers is not None:
+            poll.register(numbers, select.POLLIN)
         for fd, mask in poll.poll():
             if fd == sock:
                 self._carry(mask)
             elif fd == numbers:
-                self._pass_signals(numbers)
+                self._pass_signals(fd)
             elif fd == self._stdin:
                 self._read_stdin(fd)
             else:
@@ -130,19 +132,10 @@ class Attachment:
                 self._held[kind] -= size
 
     def _carry(self, mask: int) -> None:
-        if mask & select.POLLOUT:
-            self._send()
+        if mask & select.POLLOUT and not wire.send_waiting(self._sock, self._waiting):
+            self._waiting.clear()
         if mask & _READABLE and self._is_open:
             self._receive()
-
-    def _send(self) -> None:
-        try:
-            while self._waiting:
-                del self._waiting[: self._sock.send(self._waiting)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._waiting.clear()
 
     def _receive(self) -> None:
         try:
@@ -199,7 +192,7 @@ class Attachment:
 
     def _pass_signals(self, numbers: int) -> None:
         for number in os.read(numbers, 64):
-            if number == signal.SIGWINCH:
+            if number == RESIZED:
                 self._resize()
             elif number in _PASSED:
                 self._waiting += wire.encode_number(wire.SIGNAL, number)
@@ -213,30 +206,3 @@ class Attachment:
     def _resize(self) -> None:
         if self._terminal is not None:
             self._waiting += wire.encode_resize(*terminal_size(self._terminal))
-
-
-@contextmanager
-def _signals() -> Iterator[int]:
-    """Give a descriptor from which each byte is the number of a signal that is to be passed on.
-
-    A signal that is ignored (as nohup does) stays so.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    before = {
-        number: signal.signal(number, _note)
-        for number in (*_PASSED, signal.SIGWINCH)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield reader
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(before_fd)
-        os.close(reader)
-        os.close(writer)
-
-
-def _note(_number: int, _frame: object) -> None:
-    """Do nothing: the wakeup descriptor has the number already."""

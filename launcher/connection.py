@@ -110,12 +110,7 @@ class Connection:
 
     def _flush(self) -> None:
         was_full = self.is_full
-        try:
-            while self._waiting:
-                del self._waiting[: self._sock.send(self._waiting)]
-        except BlockingIOError:
-            pass
-        except OSError:
+        if not wire.send_waiting(self._sock, self._waiting):
             self.drop()
             return
         if self._closing and not self._waiting:

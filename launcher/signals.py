@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: What asks the launcher to end.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -17,8 +17,10 @@ RESIZED = signal.SIGWINCH
 
 
 @contextmanager
-def signal_numbers() -> Iterator[int | None]:
-    """Give a descriptor whose bytes are numbers of signals that came: ENDING or RESIZED.
+def signal_numbers(
+    numbers: Sequence[signal.Signals] = (*ENDING, RESIZED),
+) -> Iterator[int | None]:
+    """Give a descriptor whose bytes are those of numbers that came as signals.
 
     A signal that is ignored (as nohup does) stays so. None outside the main thread, which alone
     can handle signals. Handlers are put back at the end.
@@ -33,7 +35,7 @@ def signal_numbers() -> Iterator[int | None]:
         return
     before = {
         number: signal.signal(number, _note)
-        for number in (*ENDING, RESIZED)
+        for number in numbers
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

@@ -19,6 +19,7 @@ from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from socket import socket
 
 STDIN, STDOUT, STDERR, TOLD, GRANT, SIGNAL, RESIZE, GROWN = range(8)
 
@@ -77,6 +78,18 @@ class RequestDecoder:
                 raise ContentError("a request that is too long on a VM's socket")
             return None
         return _object(bytes(self._buffer[:end])), bytes(self._buffer[end + 1 :])
+
+
+def send_waiting(sock: socket, waiting: bytearray) -> bool:
+    """Send as much of what waits as a non-blocking sock takes; False if the other end has gone."""
+    try:
+        while waiting:
+            del waiting[: sock.send(waiting)]
+    except BlockingIOError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def encode_request(request: dict[str, Any]) -> bytes:
