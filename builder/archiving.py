@@ -30,6 +30,7 @@ from hyperbuild.converter.digests import is_digest
 from hyperbuild.converter.errors import ContentError, InputError, printable
 from hyperbuild.converter.limits import LARGEST_DOCUMENT, ZSTD_WINDOW_LIMIT
 from hyperbuild.converter.reachable import reachable
+from hyperbuild.converter.spool import ZSTD
 from hyperbuild.converter.store import LAYOUT_VERSION, REF_NAME
 from hyperbuild.launcher.bundle import Bundle
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.store import Store
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SUFFIX = ".zst"
 _ZSTD_LEVEL = 3
 _PIECE = 1 << 20
@@ -154,7 +154,7 @@ def _unpacked(file: IO[bytes], where: str) -> Iterator[IO[bytes]]:
     buffered = io.BufferedReader(file, _PIECE) if isinstance(file, io.RawIOBase) else file
     magic = buffered.peek(4)[:4]  # type: ignore[attr-defined]
     try:
-        if magic == _ZSTD_MAGIC:
+        if magic == ZSTD:
             unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_LIMIT)
             yield unpacker.stream_reader(buffered, read_size=_PIECE)
         else:

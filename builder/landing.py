@@ -59,9 +59,10 @@ def land_rootfs(
         begun = os.fstat(file.fd)
         store.check_space(rootfs.size - begun.st_blocks * 512)
         os.ftruncate(file.fd, rootfs.size)
-        fresh = partial(_bring, file.fd, begun.st_size == 0, partial(_fetch, places, progress))
-        careful = partial(_bring, file.fd, False, partial(_fetch_verified, places, progress))
-        for bring in (fresh, careful):
+        fetch = partial(_fetch, places, progress)
+        quick = partial(_bring, file.fd, begun.st_size == 0, partial(fetch, trusting=True))
+        careful = partial(_bring, file.fd, False, fetch)
+        for bring in (quick, careful):
             with progress.task("rootfs", rootfs.size) as task:
                 digest = _lay(file.fd, _ahead(workers, bring, chunks), task)
             if digest == rootfs.digest:
@@ -89,7 +90,7 @@ def digest_chunks(
     """Return the digest of the rootfs that chunks make, size bytes, which is kept nowhere."""
     digest = hashlib.sha256()
     with progress.task("rootfs", size) as task:
-        for _, content in _ahead(workers, partial(_fetch_verified, places, progress), chunks):
+        for _, content in _ahead(workers, partial(_fetch, places, progress), chunks):
             digest.update(content)
             task.advance(len(content))
     return f"sha256:{digest.hexdigest()}"
@@ -124,11 +125,16 @@ def _bring(fd: int, is_fresh: bool, fetch: Callable[[Chunk], bytes], chunk: Chun
     return content
 
 
-def _fetch(places: Places, progress: Progress, chunk: Chunk) -> bytes:
-    """Return the bytes of a chunk, as many as they are to be and perhaps not the right ones."""
+def _fetch(places: Places, progress: Progress, chunk: Chunk, *, trusting: bool = False) -> bytes:
+    """Return the bytes of a chunk; only their number is sure where trusting.
+
+    They are verified as they travel: the whole of them is by its digest.
+    """
 
     def fetch(client: Registry) -> bytes:
-        packed = _packed(chunk, client)
+        packed = b"".join(client.small_blob(chunk.blob))
+        if not trusting:
+            verified(chunk.blob, packed, client.endpoint.name)
         try:
             return _unpacked(chunk, packed)
         except VerificationError:
@@ -137,20 +143,6 @@ def _fetch(places: Places, progress: Progress, chunk: Chunk) -> bytes:
             raise
 
     return places.anywhere(fetch, progress)
-
-
-def _fetch_verified(places: Places, progress: Progress, chunk: Chunk) -> bytes:
-    """Return the bytes of a chunk, verified as they travel; the whole of them is by its digest."""
-
-    def fetch(client: Registry) -> bytes:
-        packed = verified(chunk.blob, _packed(chunk, client), client.endpoint.name)
-        return _unpacked(chunk, packed)
-
-    return places.anywhere(fetch, progress)
-
-
-def _packed(chunk: Chunk, client: Registry) -> bytes:
-    return b"".join(client.small_blob(chunk.blob))
 
 
 def _unpacked(chunk: Chunk, packed: bytes) -> bytes:
