@@ -53,22 +53,28 @@ static int copy_data(int from, int to)
 	return (int)count;
 }
 
-static int copy_file(int from, int to, const char *name, const struct stat *status)
+/* Returns result, errno as it is. */
+static int close_both(int source, int target, int result)
 {
-	int source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	int target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	int result = -1;
-	int error;
+	int error = errno;
 
-	if (source >= 0 && target >= 0 && copy_data(source, target) == 0)
-		result = copy_attributes(source, target, status);
-	error = errno;
 	if (source >= 0)
 		close(source);
 	if (target >= 0)
 		close(target);
 	errno = error;
 	return result;
+}
+
+static int copy_file(int from, int to, const char *name, const struct stat *status)
+{
+	int source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int result = -1;
+
+	if (source >= 0 && target >= 0 && copy_data(source, target) == 0)
+		result = copy_attributes(source, target, status);
+	return close_both(source, target, result);
 }
 
 /* A symlink, a device, a FIFO or a socket: there is nothing in it. */
@@ -102,19 +108,12 @@ static int copy_subdirectory(int from, int to, const char *name, const struct st
 	int source = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	int target = -1;
 	int result = -1;
-	int error;
 
 	if (source >= 0 && mkdirat(to, name, 0700) == 0)
 		target = openat(to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (target >= 0)
 		result = copy_into(source, target, status, depth - 1);
-	error = errno;
-	if (source >= 0)
-		close(source);
-	if (target >= 0)
-		close(target);
-	errno = error;
-	return result;
+	return close_both(source, target, result);
 }
 
 static int copy_entry(int from, int to, const char *name, dev_t device, int depth)

@@ -3,33 +3,13 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "freezer.h"
+#include "paths.h"
 #include "request.h"
 #include "terminal.h"
-
-/* Makes path with its parents; what is there stays as it is. */
-static int make_directories(const char *path, struct failure *why)
-{
-	char part[4096];
-	size_t size = strlen(path);
-
-	if (size >= sizeof(part))
-		return fail(why, STATUS_FAILED, "the working directory's path is too long");
-	for (size_t end = 1; end <= size; end++) {
-		if (path[end] != '/' && path[end] != '\0')
-			continue;
-		memcpy(part, path, end);
-		part[end] = '\0';
-		if (mkdir(part, 0755) != 0 && errno != EEXIST)
-			return fail(why, STATUS_FAILED, "working directory %s: %s", part,
-				    strerror(errno));
-	}
-	return 0;
-}
 
 static void add(struct processes *all, size_t place, uint32_t number, const struct child *child)
 {
@@ -63,8 +43,9 @@ int processes_begin(struct processes *all, uint64_t *executed, struct failure *w
 	int result;
 
 	all->stream.channel = all->channel;
-	if (make_directories(spec->cwd, why) != 0)
-		return -1;
+	if (make_directories(spec->cwd) != 0)
+		return fail(why, STATUS_FAILED, "working directory %s: %s", spec->cwd,
+			    strerror(errno));
 	if (spec->hold != HOLD_NOWHERE && (birth.group = freezer_open()) < 0)
 		return fail(why, STATUS_FAILED, "control group: %s", strerror(errno));
 	result = process_start(&command, &birth, &child, why);
