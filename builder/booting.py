@@ -112,9 +112,7 @@ def boot_image(context: Context, options: BootOptions) -> int:
         machine = machine_options(context, options, budgets)
     with ExitStack() as stack:
         lease = stack.enter_context(leased(context, options.image))
-        files = find_files(context, options)
-        if files.bundle.boot:
-            machine = machine_options(context, settled(options, files.bundle.boot), budgets)
+        files, machine = find_both(context, options, machine, budgets)
         if options.report:
             from hyperbuild.builder.boot_report import reported
 
@@ -310,6 +308,22 @@ def _mounts(context: Context, options: BootOptions) -> tuple[Mount, ...]:
 
     volumes = [parse_volume(text, context.volumes) for text in options.volume]
     return (*volumes, *(parse_tmpfs(text) for text in options.tmpfs))
+
+
+def find_both(
+    context: Context,
+    options: BootOptions,
+    machine: MachineOptions,
+    budgets: tuple[Budget, ...] = (),
+) -> tuple[BundleFiles, MachineOptions]:
+    """Return the bundle that options name, and the machine that both of them want.
+
+    machine is what options alone make. Errors as of ``find_files`` and ``machine_options``.
+    """
+    files = find_files(context, options)
+    if files.bundle.boot:
+        machine = machine_options(context, settled(options, files.bundle.boot), budgets)
+    return files, machine
 
 
 def find_files(context: Context, options: BootOptions) -> BundleFiles:

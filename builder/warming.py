@@ -8,10 +8,9 @@ from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import (
     BootOptions,
     check_words,
-    find_files,
+    find_both,
     leased,
     machine_options,
-    settled,
     usage,
 )
 from hyperbuild.launcher.machine import Hold
@@ -37,9 +36,7 @@ def warm_image(context: Context, when: str, **given: Any) -> Path:
         check_words(options)
         machine = machine_options(context, options)
     with leased(context, options.image):
-        files = find_files(context, options)
-        if files.bundle.boot:
-            machine = machine_options(context, settled(options, files.bundle.boot))
+        files, machine = find_both(context, options, machine)
         # Whatever was not used for a month goes.
         context.sealed(context.templates.name)
         path = make_template(
