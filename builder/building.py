@@ -13,7 +13,6 @@ from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options,
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.export import check_directory
-from hyperbuild.builder.scratch import scratch
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
@@ -139,7 +138,7 @@ def _write(context: Context, recipe: Recipe, request: Request) -> Iterator[str]:
 @contextmanager
 def _made(context: Context, request: Request) -> Iterator[Path]:
     """Convert into a directory that is there for the time being."""
-    with scratch(context) as directory:
+    with context.scratch() as directory:
         exported_bundle(context, request, directory / "bundle")
         yield directory / "bundle"
 

@@ -12,12 +12,14 @@ from hyperbuild.converter.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from hyperbuild.builder.console import Console
     from hyperbuild.converter.layer_cache import LayerCache
     from hyperbuild.converter.sealed import Sealed
     from hyperbuild.converter.settings import RegistrySettings
     from hyperbuild.converter.store import Store
+    from hyperbuild.launcher.instances import Instances
 
 #: Seconds for which what can be made again is kept after its last use.
 _UNUSED_KEPT = 30 * 86400
@@ -47,6 +49,12 @@ class Context(Record):
 
         return Store(self.data)
 
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Give an empty directory for the time of one task."""
+        from hyperbuild.converter.files import scratch
+
+        return scratch(self.cache / "builds")
+
     def layers(self) -> LayerCache:
         """Open the cache of layers that were read before."""
         from hyperbuild.converter.layer_cache import LayerCache
@@ -60,6 +68,12 @@ class Context(Record):
         found = Sealed(self.cache / name)
         found.sweep(time.time() - _UNUSED_KEPT)
         return found
+
+    def instances(self) -> Instances:
+        """Open the VMs that run by themselves, or did."""
+        from hyperbuild.launcher.instances import Instances
+
+        return Instances(self.data / "vms")
 
     @property
     def templates(self) -> Path:

@@ -165,11 +165,9 @@ def _roots(entries: Iterable[oci.Descriptor]) -> Iterator[str]:
 
 def _of_vms(context: Context) -> frozenset[str]:
     """Return the blobs that VMs run from which have not ended: they may be started again."""
-    from hyperbuild.launcher.instances import Instances
-
     paths = [
         Path(path)
-        for vm in Instances(context.data / "vms").all()
+        for vm in context.instances().all()
         if not vm.is_over
         for path in (vm.asked.bundle[part] for part in ("rootfs", "kernel", "initramfs"))
     ]

@@ -64,11 +64,10 @@ def _of_image(
 ) -> bytes:
     """Convert an image for its SBOM alone: what the store has under that name stays there."""
     from hyperbuild.builder.converting import Request, exported_bundle
-    from hyperbuild.builder.scratch import scratch
     from hyperbuild.launcher.located import open_directory
 
     request = Request(name, platform_text, authfile, with_kernel=False)
-    with scratch(context) as room:
+    with context.scratch() as room:
         exported_bundle(context, request, room / "bundle")
         return make_sbom(context, open_directory(room / "bundle"))
 

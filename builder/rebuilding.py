@@ -19,7 +19,6 @@ from hyperbuild.builder.bundling import Parts, make_bundle
 from hyperbuild.builder.claiming import Claim, find_claim
 from hyperbuild.builder.converting import Request, ordered
 from hyperbuild.builder.parts import make_initramfs
-from hyperbuild.builder.scratch import scratch
 from hyperbuild.converter import files
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
@@ -88,7 +87,7 @@ def rebuild_bundle(context: Context, options: RebuildOptions) -> list[Part]:
         authfile=options.authfile,
     )
     build = read_build(claim.bundle.build, claim.name)
-    with scratch(context) as room:
+    with context.scratch() as room:
         fresh = context.replace(data=room / "data", cache=room / "cache", epoch=build.epoch)
         fresh.cache.mkdir()
         kernel = _kernel(context, fresh, options, claim.bundle, build)

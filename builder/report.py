@@ -34,6 +34,11 @@ def table(
     )
 
 
+def mib(size: int) -> str:
+    """Return a size in bytes as people read it."""
+    return f"{size / (1 << 20):.1f} MiB"
+
+
 def bundles_as_table(bundles: Iterable[StoredBundle], profiles: Mapping[str, str]) -> str:
     """Show bundles as ``hyperbuild images`` does; profiles are those of kernels, by digest."""
     return table(
@@ -82,7 +87,7 @@ def kernels_as_table(kernels: Iterable[Kernel]) -> str:
                 kernel.profile,
                 kernel.version,
                 kernel.digest[:DIGEST_SHOWN],
-                f"{kernel.size / (1 << 20):.1f} MiB",
+                mib(kernel.size),
                 str(kernel.path),
             )
             for kernel in kernels

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.housekeeping import Kind
-from hyperbuild.builder.report import table
+from hyperbuild.builder.report import mib, table
 from hyperbuild.builder.stored import DIGEST_SHOWN
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ _WHAT = {
 def usage_as_table(usage: Usage) -> str:
     """Show bundles, then kinds, then what the cache holds; OWN is what no other bundle has."""
     bundles = [
-        (share.name, share.digest[:DIGEST_SHOWN], _mib(share.size), _mib(share.own))
+        (share.name, share.digest[:DIGEST_SHOWN], mib(share.size), mib(share.own))
         for share in usage.shares
     ]
-    kinds = [(what, _mib(usage.sizes[kind]), by) for kind, (what, by) in _WHAT.items()]
-    cache = [(name, _mib(size)) for name, size in usage.cache.items()]
+    kinds = [(what, mib(usage.sizes[kind]), by) for kind, (what, by) in _WHAT.items()]
+    cache = [(name, mib(size)) for name, size in usage.cache.items()]
     tables = [
         table(("BUNDLE", "DIGEST", "SIZE", "OWN"), bundles, right=(2, 3)),
         table(("WHAT", "SIZE", "FREED BY"), kinds, right=(1,)),
@@ -48,7 +48,3 @@ def usage_as_json(usage: Usage) -> str:
             "cache": usage.cache,
         }
     )
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"

@@ -10,10 +10,9 @@ from hyperbuild.builder.booting import (
     budgets_of,
     check_terminal,
     check_words,
-    find_files,
+    find_both,
     leased,
     machine_options,
-    settled,
     summary,
     usage,
     warm_start,
@@ -22,7 +21,7 @@ from hyperbuild.builder.run_options import OWN_OPTIONS
 from hyperbuild.converter.errors import InputError
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.attach import Attachment
-from hyperbuild.launcher.instances import Asked, Instances, boot_id, check_name, new_id, timestamp
+from hyperbuild.launcher.instances import Asked, boot_id, check_name, new_id, timestamp
 from hyperbuild.launcher.journal import parse_size
 from hyperbuild.launcher.order import Order, start
 from hyperbuild.launcher.restarting import NO, parse_restart
@@ -61,11 +60,6 @@ def run_options(fields: Mapping[str, Any]) -> RunOptions:
     )
 
 
-def open_instances(context: Context) -> Instances:
-    """Return the user's VMs."""
-    return Instances(context.data / "vms")
-
-
 def run_image(context: Context, options: RunOptions) -> int:
     """Run what options name, and return the status to exit with; errors as for ``run_vm``.
 
@@ -84,9 +78,7 @@ def run_image(context: Context, options: RunOptions) -> int:
         budgets = budgets_of(boot)
         machine = machine_options(context, boot, budgets)
     with leased(context, boot.image):
-        files = find_files(context, boot)
-        if files.bundle.boot:
-            machine = machine_options(context, settled(boot, files.bundle.boot), budgets)
+        files, machine = find_both(context, boot, machine, budgets)
         files, machine = settle(files, machine, context.console)
         order = Order(
             files=files,
@@ -100,7 +92,7 @@ def run_image(context: Context, options: RunOptions) -> int:
             log_size=log_size,
             started_at=started_at,
         )
-        instance, lock = open_instances(context).create(_asked(options, order, files, machine))
+        instance, lock = context.instances().create(_asked(options, order, files, machine))
     stdin = 0 if boot.interactive and not options.detach else None
     attachment = Attachment(
         start(instance, lock, order),

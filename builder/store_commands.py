@@ -38,10 +38,11 @@ def prune(context: Context, /, *, images: bool, everything: bool, dry_run: bool)
     It waits until no other command uses the store. What is removed can be fetched or made again.
     """
     from hyperbuild.builder.housekeeping import prune as prune_store
+    from hyperbuild.builder.report import mib
 
     gone = prune_store(context, images=images or everything, bundles=everything, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
-    click.echo(f"{gone.count} files {verb}, {gone.size / (1 << 20):.1f} MiB")
+    click.echo(f"{gone.count} files {verb}, {mib(gone.size)}")
 
 
 @click.command()
@@ -92,10 +93,11 @@ def export_command(context: Context, /, *, names: tuple[str, ...], output: Path)
     The file is an OCI archive, which skopeo reads too.
     """
     from hyperbuild.builder.archiving import export_bundles
+    from hyperbuild.builder.report import mib
 
     size = export_bundles(context, names, output)
     if size:
-        context.console.say(f"{output}: {size / (1 << 20):.1f} MiB")
+        context.console.say(f"{output}: {mib(size)}")
 
 
 @click.command("import")

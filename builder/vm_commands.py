@@ -59,7 +59,7 @@ def list_vms(context: Context, *, with_ended: bool, ids_only: bool, as_json: boo
     """List the VMs that run, the youngest first."""
     from hyperbuild.builder.vm_report import instances_as_json, instances_as_table
 
-    found = [one for one in _open(context).all() if with_ended or not one.is_over]
+    found = [one for one in context.instances().all() if with_ended or not one.is_over]
     if ids_only:
         click.echo("".join(f"{one.short_id}\n" for one in found), nl=False)
     else:
@@ -86,7 +86,7 @@ def logs(
     """Print what a VM's application wrote: its stdout to stdout, its stderr to stderr."""
     from hyperbuild.builder.vm_logs import LogOptions, parse_since, print_log
 
-    instances = _open(context)
+    instances = context.instances()
     options = LogOptions(follow, tail, timestamps, parse_since(since) if since else 0)
     print_log(instances, instances.find(name), options)
 
@@ -179,7 +179,7 @@ def execute(context: Context, /, *, name: str, env: tuple[str, ...], **options: 
     from hyperbuild.launcher.machine import parse_env
 
     variables = tuple(parse_env(text, context.environment) for text in env)
-    instances = _open(context)
+    instances = context.instances()
     return execute_in(instances, instances.find(name), ExecOptions(env=variables, **options))
 
 
@@ -194,7 +194,7 @@ def cp(context: Context, *, source: str, target: str) -> None:
     """
     from hyperbuild.builder.copying import copy
 
-    copy(_open(context), source, target, context.console)
+    copy(context.instances(), source, target, context.console)
 
 
 @click.command()
@@ -206,7 +206,7 @@ def stats(context: Context, *, no_stream: bool, as_json: bool, names: tuple[str,
     """Show what VMs use of the host: CPU, and memory as far as it is theirs alone (PSS)."""
     from hyperbuild.builder.vm_stats import show_stats
 
-    show_stats(_open(context), names, once=no_stream or as_json, as_json=as_json)
+    show_stats(context.instances(), names, once=no_stream or as_json, as_json=as_json)
 
 
 COMMANDS = (run, list_vms, execute, cp, logs, stop, kill, rm, wait, stats)
@@ -223,18 +223,12 @@ def inspect_vm(context: Context, name: str, *, surely: bool, as_json: bool) -> s
     from hyperbuild.launcher.instances import ID_SHOWN
 
     try:
-        found = _open(context).find(name, least=1 if surely else ID_SHOWN)
+        found = context.instances().find(name, least=1 if surely else ID_SHOWN)
     except NotFoundError:
         if surely:
             raise
         return ""
     return instance_as_json(found) if as_json else instance_as_text(found)
-
-
-def _open(context: Context) -> Instances:
-    from hyperbuild.launcher.instances import Instances
-
-    return Instances(context.data / "vms")
 
 
 def _for_each(
@@ -245,7 +239,7 @@ def _for_each(
     shows_name: bool = True,
 ) -> int:
     """Call call for each VM; one that fails is told of and does not keep the others from it."""
-    instances = _open(context)
+    instances = context.instances()
     failed = 0
     for name in names:
         try:

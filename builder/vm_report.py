@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.report import table
+from hyperbuild.builder.report import mib, table
 from hyperbuild.launcher.instances import CREATED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _percent(first: Usage | None, second: Usage | None) -> float | None:
 
 
 def _mib(size: int | None) -> str:
-    return "-" if size is None else f"{size / (1 << 20):.1f} MiB"
+    return "-" if size is None else mib(size)
 
 
 def _cut(text: str) -> str:

@@ -122,19 +122,39 @@ def shared(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def is_locked(path: Path) -> bool:
-    """Tell whether somebody has locked the file path, shared or not."""
+def is_locked(path: Path, *, alone: bool = False) -> bool:
+    """Tell whether somebody has locked the file path, shared or (alone) not.
+
+    Asked for those who have it alone, two who ask at once are not taken for one another.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if alone else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
         os.close(fd)
     return False
+
+
+def try_lock(fd: int) -> bool:
+    """Lock the open file fd for ourselves; False if somebody else has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Tell whether path names the open file fd, and not what has taken its place."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def fsync_directory(path: Path) -> None:
@@ -280,6 +300,31 @@ def sweep(directory: Path) -> None:
                     path.unlink()
             finally:
                 os.close(fd)
+
+
+@contextmanager
+def scratch(room: Path) -> Iterator[Path]:
+    """Give an empty directory in room, locked while it is used and gone afterwards.
+
+    What killed runs have left there goes, too.
+    """
+    import shutil
+
+    room.mkdir(parents=True, exist_ok=True)
+    directory = room / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
+    fd = -1
+    try:
+        # Nobody sweeps between the making of it and its lock.
+        with locked(room / ".lock"):
+            sweep(room)
+            directory.mkdir()
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        if fd >= 0:
+            os.close(fd)
 
 
 def open_regular(path: Path, access: int = os.O_RDONLY) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -152,7 +151,7 @@ def partial(
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             # A file whose writer has just renamed or removed it is not the one that path names.
-            if _lock(fd) and _names(path, fd):
+            if files.try_lock(fd) and files.is_at(fd, path):
                 # The one who held the lock may have finished between done() and the lock.
                 if not done():
                     yield Partial(path, fd)
@@ -175,25 +174,10 @@ def sweep(directory: Path, before: float) -> None:
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                if os.fstat(fd).st_mtime < before and _lock(fd):
+                if os.fstat(fd).st_mtime < before and files.try_lock(fd):
                     path.unlink()
             finally:
                 os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _names(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 def _write_error(path: Path, error: OSError) -> UnavailableError:

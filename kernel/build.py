@@ -10,19 +10,16 @@ The build happens in a temporary directory beside them and is renamed into place
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, ToolError
-from hyperbuild.converter.files import TEMPORARY_PREFIX, fsync_directory, locked, sweep
+from hyperbuild.converter.files import fsync_directory, locked, scratch
 from hyperbuild.kernel.elf import read_kernel
 from hyperbuild.kernel.kconfig import (
     DEFAULT_PROFILE,
@@ -37,7 +34,7 @@ from hyperbuild.kernel.source import SKIPPED, unpack
 from hyperbuild.kernel.toolchain import Make, check_tools, toolchain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from hyperbuild.converter.progress import Progress
@@ -104,16 +101,16 @@ def build_kernel(
             return kernel
         _check_place(room)
         check_tools()
-        with _scratch(room) as scratch:
-            unpack(source, _made(scratch / "tree"), cache, progress)
+        with scratch(room) as place:
+            unpack(source, _made(place / "tree"), cache, progress)
             log = _made(room / "logs") / f"{key}.log"
             log.unlink(missing_ok=True)
-            make = Make(scratch / "tree", log, _made(scratch / "tmp"))
-            apply_patches(scratch / "tree", patches, make, progress)
-            config = _compile(scratch / "tree", fragments, make, jobs, progress)
+            make = Make(place / "tree", log, _made(place / "tmp"))
+            apply_patches(place / "tree", patches, make, progress)
+            config = _compile(place / "tree", fragments, make, jobs, progress)
             named = "+".join((profile, *(fragment.name for fragment in more)))
-            _describe(_made(scratch / "out"), scratch / "tree", config, source, named)
-            _publish(scratch / "out", room / key)
+            _describe(_made(place / "out"), place / "tree", config, source, named)
+            _publish(place / "out", room / key)
             log.unlink()
         kernel = _load(room / key)
         if kernel is None:
@@ -189,24 +186,6 @@ def _load(directory: Path) -> Kernel | None:
         return kernel if path.stat().st_size == kernel.size else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def _scratch(room: Path) -> Iterator[Path]:
-    """Give a directory of our own in room, locked while it lives; sweep those of killed builds."""
-    room.mkdir(parents=True, exist_ok=True)
-    path = room / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    # One at a time: a directory is not yet locked at the moment it is made.
-    with locked(room / ".lock"):
-        sweep(room)
-        path.mkdir()
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(fd)
 
 
 def _made(directory: Path) -> Path:

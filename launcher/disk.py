@@ -7,14 +7,13 @@ Documentation/filesystems/ext4/super.rst.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, ToolError
-from hyperbuild.converter.files import draft, open_regular
+from hyperbuild.converter.files import draft, open_regular, try_lock
 from hyperbuild.launcher.programs import find_program
 
 if TYPE_CHECKING:
@@ -99,12 +98,8 @@ def _text(uuid: bytes) -> str:
 
 
 def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{path} is in use by another VM; stop that one, or give another disk"
-        ) from error
+    if not try_lock(fd):
+        raise InputError(f"{path} is in use by another VM; stop that one, or give another disk")
 
 
 def _check(fd: int, wanted: DiskFile, uuid: bytes) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, NotFoundError, printable
-from hyperbuild.converter.files import locked, write_all
+from hyperbuild.converter.files import is_locked, locked, write_all
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.naming import random_names
 
@@ -270,18 +270,7 @@ def _mend(directory: Path) -> Instance | None:
 
 def _is_held(directory: Path) -> bool:
     """Tell whether the VM's supervisor lives."""
-    try:
-        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        # Shared, so that two who ask at once do not take each other for it.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(directory / LOCK_NAME, alone=True)
 
 
 def _read(directory: Path) -> Instance | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError, NotFoundError
-from hyperbuild.converter.files import open_regular, sweep
+from hyperbuild.converter.files import is_at, open_regular, sweep, try_lock
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.disk import check_disk, make_disk
 from hyperbuild.launcher.machine import DiskFile
@@ -42,7 +41,7 @@ def open_volume(path: Path, search_path: str) -> int:
         fd = open_regular(path, os.O_RDWR)
         try:
             _lock(fd, path)
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 check_disk(fd, path)
                 return fd
         except BaseException:
@@ -78,7 +77,7 @@ def remove_volume(volumes: Path, name: str) -> None:
     try:
         _lock(fd, path)
         # Who opened it before the lock was free finds it gone, and makes another.
-        if _is_at(fd, path):
+        if is_at(fd, path):
             path.unlink()
     finally:
         os.close(fd)
@@ -106,16 +105,5 @@ def _locked() -> set[tuple[int, int, int]]:
 
 
 def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"the volume {path.name} is in use by another VM; stop that one first"
-        ) from error
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except FileNotFoundError:
-        return False
+    if not try_lock(fd):
+        raise InputError(f"the volume {path.name} is in use by another VM; stop that one first")

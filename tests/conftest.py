@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from tests.support.images import image
 from tests.support.registry import push, serve_registry
+from tests.support.vms import Vms, serve_vms
 from tests.support.workshop import default_cache
 
 if TYPE_CHECKING:
@@ -102,6 +103,21 @@ def kernel_of(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> K
 def kernel(kernel_of: KernelOf) -> Path:
     """Give the vmlinux of the default profile."""
     return kernel_of("dax")
+
+
+@pytest.fixture(scope="module")
+def busybox_vms(
+    tmp_path_factory: pytest.TempPathFactory,
+    test_cache: Path,
+    shared_cache: Path,
+    kernel_of: KernelOf,
+) -> Iterator[Vms]:
+    """Give VMs of busybox; at the end nothing of them is left."""
+    kernel_of("micro")
+    home = tmp_path_factory.mktemp("vms")
+    env = {**os.environ, **environment(home, shared_cache)}
+    with serve_vms(home, env, image("busybox", test_cache)) as vms:
+        yield vms
 
 
 @pytest.fixture(scope="session")

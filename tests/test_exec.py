@@ -18,15 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import environment
-from tests.support.images import image
-from tests.support.vms import HANG, KILLED, Vms, kill, serve_vms
+from tests.support.vms import HANG, KILLED, Vms, kill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import KernelOf
 
 pytestmark = pytest.mark.boot
 
@@ -34,23 +30,15 @@ SCRIPT = "mkdir -p /tmp; echo 'app:x:7:8::/:/bin/sh' > /etc/passwd; echo ready; 
 
 
 @pytest.fixture(scope="module")
-def vms(
-    tmp_path_factory: pytest.TempPathFactory,
-    test_cache: Path,
-    shared_cache: Path,
-    kernel_of: KernelOf,
-) -> Iterator[Vms]:
+def vms(busybox_vms: Vms) -> Vms:
     """Give VMs of busybox, one of which, called vm, runs."""
-    kernel_of("micro")
-    home = tmp_path_factory.mktemp("exec")
-    env = dict(os.environ) | environment(home, shared_cache)
-    with serve_vms(home, env, image("busybox", test_cache)) as vms:
-        done = vms.run("-d", "--name", "vm", "-e", "FROM=app", command=("sh", "-c", SCRIPT))
-        assert done.status == 0, done.stderr
-        deadline = time.monotonic() + HANG
-        while b"ready" not in vms.do("logs", "vm").stdout:
-            assert time.monotonic() < deadline
-        yield vms
+    command = ("sh", "-c", SCRIPT)
+    done = busybox_vms.run("-d", "--name", "vm", "-e", "FROM=app", command=command)
+    assert done.status == 0, done.stderr
+    deadline = time.monotonic() + HANG
+    while b"ready" not in busybox_vms.do("logs", "vm").stdout:
+        assert time.monotonic() < deadline
+    return busybox_vms
 
 
 def test_streams_and_status_are_the_commands(vms: Vms) -> None:

@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import environment
-from tests.support.images import image
-from tests.support.vms import HANG, KILLED, Vms, assert_gone, children, kill, serve_vms
+from tests.support.vms import HANG, KILLED, Vms, assert_gone, children, kill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import KernelOf
 
 pytestmark = pytest.mark.boot
 
@@ -40,18 +36,9 @@ while :; do sleep 0.1; done
 
 
 @pytest.fixture(scope="module")
-def vms(
-    tmp_path_factory: pytest.TempPathFactory,
-    test_cache: Path,
-    shared_cache: Path,
-    kernel_of: KernelOf,
-) -> Iterator[Vms]:
-    """Give VMs of busybox; at the end nothing of them is left."""
-    kernel_of("micro")
-    home = tmp_path_factory.mktemp("vms")
-    env = dict(os.environ) | environment(home, shared_cache)
-    with serve_vms(home, env, image("busybox", test_cache)) as vms:
-        yield vms
+def vms(busybox_vms: Vms) -> Vms:
+    """Give VMs of busybox."""
+    return busybox_vms
 
 
 @pytest.fixture(scope="module")
