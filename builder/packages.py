@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.builder.outside import Tools
+from hyperbuild.builder.tools import Tools
 from hyperbuild.converter.errors import UnavailableError
 from hyperbuild.converter.oci import Descriptor
 

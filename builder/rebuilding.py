@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.buildinfo import MAKER_VERSION, KernelBuild, read_build
 from hyperbuild.builder.bundling import Parts, make_bundle
-from hyperbuild.builder.claiming import Claim, find_claim
 from hyperbuild.builder.converting import Request, ordered
 from hyperbuild.builder.parts import make_initramfs
+from hyperbuild.builder.provenance import Claim, find_claim
 from hyperbuild.converter import files
 from hyperbuild.converter.errors import InputError, VerificationError
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits

@@ -1,6 +1,6 @@
 """What is mounted in a VM beside its root, as users say it: folders, volumes, memory.
 
-What the guest is told of them is docs/hyperstart.md, "Mounts"; ``attaching`` opens what is outside.
+What the guest is told of them is docs/hyperstart.md, "Mounts"; ``devices`` opens what is outside.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def prepare_cold(
         mounts: Mapping[str, GuestMount] = {}
         entries: tuple[CpioEntry, ...] = ()
         if options.tap or options.disk or any(mount.needs_host for mount in options.mounts):
-            from hyperbuild.launcher.attaching import attach
+            from hyperbuild.launcher.devices import attach
 
             image = files.bundle.image.manifest_digest
             attached = attach(machine, options, image, host.search_path, stack)

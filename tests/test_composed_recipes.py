@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hyperbuild.builder.outside import Tools
+from hyperbuild.builder.tools import Tools
 from hyperbuild.converter.errors import ToolError
 from tests.support.images import image
 from tests.support.layers import d, f, h, layer

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperbuild.converter.errors import AccessError, HyperbuildError, InputError
-from hyperbuild.launcher.attaching import Attached, attach
 from hyperbuild.launcher.bundle import MACHINE_OPTIONS
+from hyperbuild.launcher.devices import Attached, attach
 from hyperbuild.launcher.machine import Accel, Ids, Machine, MachineOptions, build_machine
 from hyperbuild.launcher.mounts import (
     GuestMount,
