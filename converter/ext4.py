@@ -69,7 +69,7 @@ def write_ext4(
     The data of regular files lies in fd already, at their ``block``, between EXT4_DATA_BLOCK and
     first_free, no block in two files. build_time is in seconds since the epoch, uuid has 16 bytes;
     settled is told up to which offset the file is final. ContentError names the file that the
-    format cannot hold. Times before 1901 and after 2446 become the nearest in range.
+    format cannot hold. Times before 1901 and after 2310 become the nearest in range.
     """
     placed = _place(root)
     last_inode = max(placed[-1].number, FIRST_INODE - 1)

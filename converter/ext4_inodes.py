@@ -24,8 +24,9 @@ INODE_SIZE = 256
 EXTRA_SIZE = 32
 #: Most links of one inode; a directory of more subdirectories says 1 (feature dir_nlink).
 LINK_LIMIT = 65_000
-#: The times, in seconds since the epoch, that an inode has room for: 1901 to 2446.
-EARLIEST, LATEST = -(1 << 31), (1 << 34) - (1 << 31) - 1
+#: The times, in seconds since the epoch, that an inode may say: 1901 to 2310. It has room up to
+#: 2446, but what lies behind 2310 e2fsck takes for times before 1970 that an old kernel wrote.
+EARLIEST, LATEST = -(1 << 31), 5 * (1 << 31) - 1
 
 _INODE = Struct(f"<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII{INLINE_SIZE}s")
 _INDEX_FLAG, _EXTENTS_FLAG = 0x1000, 0x80000

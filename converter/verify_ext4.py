@@ -33,7 +33,7 @@ _EXTENT_DEPTH_LIMIT = 5
 class Ext4Reader(ImageReader):
     """An ext4 image, mapped read-only. VerificationError for anything malformed."""
 
-    earliest, latest = -0x80000000, 0x37FFFFFFF
+    earliest, latest = -0x80000000, 0x27FFFFFFF
     directory_link_limit = 65_000
     root_nid = 2
 

@@ -224,15 +224,16 @@ def test_blocks_that_no_file_has_are_free(tmp_path: Path) -> None:
 
 
 @needs_mount
-def test_times_to_the_nanosecond_from_1901_to_2446(tmp_path: Path) -> None:
-    earliest, latest = -(1 << 31), (1 << 34) - (1 << 31) - 1
+def test_times_to_the_nanosecond_from_1901_to_2310(tmp_path: Path) -> None:
+    earliest, latest = -(1 << 31), 5 * (1 << 31) - 1
     times = [earliest, -1, 0, (1 << 31) - 1, 1 << 31, (1 << 32) + 5, latest]
     root = directory({b"%d" % t: file(mtime=t, mtime_ns=999_999_999) for t in times})
     assert root.children is not None
     write(tmp_path / "image", root)
     check(tmp_path / "image", root)
     check_mounted(tmp_path / "image", root)
-    root.children = {b"before": file(mtime=earliest - 1, mtime_ns=5), b"after": file(mtime=1 << 40)}
+    beyond = {b"before": file(mtime=earliest - 1, mtime_ns=5), b"after": file(mtime=latest + 1)}
+    root.children = beyond
     write(tmp_path / "image", root)
     check(tmp_path / "image", root)
     with mounted(tmp_path / "image") as place:
