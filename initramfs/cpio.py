@@ -46,12 +46,14 @@ def write_cpio(entries: Iterable[CpioEntry]) -> bytes:
 def spec_segment(files: Mapping[str, bytes], more: Iterable[CpioEntry] = ()) -> bytes:
     """Return the archive of a boot spec: the directory "spec" and files in it, for root alone.
 
-    more are entries beside them.
+    A name may be that of a file in a directory of its own (``1/environ``). more are entries beside
+    them.
     """
-    directory = CpioEntry(SPEC_DIRECTORY, stat.S_IFDIR | 0o700)
+    inner = sorted({name.partition("/")[0] for name in files if "/" in name})
+    directories = (SPEC_DIRECTORY, *(f"{SPEC_DIRECTORY}/{name}" for name in inner))
     return write_cpio(
         (
-            directory,
+            *(CpioEntry(name, stat.S_IFDIR | 0o700) for name in directories),
             *(
                 CpioEntry(f"{SPEC_DIRECTORY}/{name}", stat.S_IFREG | 0o600, content)
                 for name, content in sorted(files.items())

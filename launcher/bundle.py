@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 3
 
 #: The version of boot spec and channel (docs/hyperstart.md) that is spoken here with a guest.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 #: File system formats that hyperstart mounts as the root.
 ROOTFS_FORMATS = ("erofs", "ext4")

@@ -37,11 +37,13 @@ STDERR = 2
 STDIN = 1
 
 _HELLO, _EVENT, _EXIT, _ERROR, _STARTED, _ENDED, _REFUSED, _WINDOW, _PONG = range(1, 10)
-_SIGNAL, _STOP, _SPEC, _START, _CLOCK, _EXEC, _RESIZE, _GRANT, _PING, _RESEED = range(16, 26)
+_SIGNAL, _STOP, _SPEC, _START, _CLOCK, _EXEC, _RESIZE, _GRANT, _PING, _RESEED, _CLEAR = range(
+    16, 27
+)
 
 _MESSAGE_HEADER = struct.Struct(">II")
 _FRAME_HEADER = struct.Struct(">QI")
-_EXEC_HEADER = struct.Struct(">IIHH")
+_EXEC_HEADER = struct.Struct(">IIIHH")
 _SIZE = struct.Struct(">IHH")
 _AMOUNT = struct.Struct(">QI")
 _PAIR = struct.Struct(">II")
@@ -263,7 +265,8 @@ class Command(Record):
     user is as in the boot spec (decimal ``uid gid group…``), empty: as the application, or root for
     a built-in; cwd, an absolute path, likewise. env are ``NAME=value`` to be added to the
     application's. With a terminal of (rows, columns) all output is standard output. A built-in is
-    hyperstart's own: ``archive PATH``, ``extract DIR``, ``stat PATH``.
+    hyperstart's own: ``archive PATH``, ``extract DIR``, ``stat PATH``. In a pod it is the container
+    of that number that counts, instead of the application.
     """
 
     args: tuple[bytes, ...]
@@ -273,6 +276,7 @@ class Command(Record):
     wants_input: bool = False
     terminal: tuple[int, int] | None = None
     is_builtin: bool = False
+    container: int = 0
 
 
 def encode_exec(process: int, command: Command) -> bytes:
@@ -289,7 +293,7 @@ def encode_exec(process: int, command: Command) -> bytes:
     if any(b"\0" in text for text in strings) or not all(command.env) or not any(command.args[:1]):
         raise InputError("a command or a variable is empty, or has a NUL in it; correct it")
     rows, columns = command.terminal or (0, 0)
-    payload = _EXEC_HEADER.pack(process, flags, rows, columns)
+    payload = _EXEC_HEADER.pack(process, command.container, flags, rows, columns)
     payload += b"".join(text + b"\0" for text in strings)
     if len(payload) > PAYLOAD_LIMIT:
         raise InputError(
@@ -297,6 +301,11 @@ def encode_exec(process: int, command: Command) -> bytes:
             "put them into a file"
         )
     return _MESSAGE_HEADER.pack(_EXEC, len(payload)) + payload
+
+
+def encode_clear(container: int) -> bytes:
+    """Return the message that kills all that runs in a container of a pod."""
+    return _MESSAGE_HEADER.pack(_CLEAR, _U32.size) + _U32.pack(container)
 
 
 def encode_resize(process: int, rows: int, columns: int) -> bytes:

@@ -49,6 +49,7 @@ def spec_files(
     hostname = identity.hostname
     health = _health(process, options)
     return {
+        "containers": b"1",
         "argv": _strings(arguments(process, options.args), "argument"),
         "environ": _strings(environment(process, hostname, options), "variable"),
         "cwd": _line(process.cwd, "working directory"),

@@ -169,6 +169,15 @@ int send_mark(const struct channel *channel)
 	return channel->stream < 0 ? -1 : send_all(channel->stream, mark, sizeof(mark));
 }
 
+int send_ends(const struct channel *channel)
+{
+	uint8_t ends[2 * FRAME_HEAD] = {0};
+
+	put_u64(ends, 1);
+	put_u64(ends + FRAME_HEAD, 2);
+	return channel->stream < 0 ? -1 : send_all(channel->stream, ends, sizeof(ends));
+}
+
 static int wait_readable(const struct channel *channel)
 {
 	struct pollfd watched = {.fd = channel->control, .events = POLLIN};

@@ -8,7 +8,7 @@
 
 #include "failure.h"
 
-enum { PROTOCOL_VERSION = 4, PAYLOAD_MAX = 65536 };
+enum { PROTOCOL_VERSION = 5, PAYLOAD_MAX = 65536 };
 
 enum message_type {
 	MESSAGE_HELLO = 1,
@@ -30,6 +30,7 @@ enum message_type {
 	MESSAGE_OUTPUT_WINDOW = 23,
 	MESSAGE_PING = 24,
 	MESSAGE_RESEED = 25,
+	MESSAGE_CLEAR = 26,
 };
 
 struct channel {
@@ -50,6 +51,9 @@ int send_ended(const struct channel *channel, uint32_t process, uint32_t status)
 int send_refused(const struct channel *channel, uint32_t process, const struct failure *why);
 int send_input_window(const struct channel *channel, uint64_t sequence, uint32_t size);
 int send_pong(const struct channel *channel, uint64_t token);
+
+/* Sends both ends of the application's output, where there is no application. */
+int send_ends(const struct channel *channel);
 
 /* Sends the stream's mark: what the host reads behind it was sent after it. */
 int send_mark(const struct channel *channel);

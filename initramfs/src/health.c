@@ -49,10 +49,11 @@ static void run_check(const struct spec *spec)
 	int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
 	const struct standard files = {nothing, nothing, nothing, -1};
 	const struct command command = {
-		.user = &spec->user,
-		.cwd = spec->cwd,
-		.environ = spec->environ,
+		.user = &spec->containers[0].user,
+		.cwd = spec->containers[0].cwd,
+		.environ = spec->containers[0].environ,
 		.argv = spec->health,
+		.space = -1,
 	};
 
 	if (nothing < 0)

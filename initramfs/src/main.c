@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "containers.h"
 #include "failure.h"
 #include "identity.h"
 #include "moment.h"
-#include "mounts.h"
 #include "network.h"
 #include "processes.h"
 #include "renew.h"
@@ -65,7 +65,7 @@ static const char *facts_of(const struct spec *spec, bool is_dax, uint64_t count
 	static char facts[64 + STAMPS_MAX];
 
 	snprintf(facts, sizeof(facts), "dax=%d\nrootfs=%.16s\ncounter=%" PRIu64 "\nstamps=%s\n",
-		 is_dax, spec->root.type, counter_at_init, kernel_stamps());
+		 is_dax, spec->containers[0].root.type, counter_at_init, kernel_stamps());
 	return facts;
 }
 
@@ -79,25 +79,40 @@ static int say_hello(const struct channel *channel, const char *facts, const str
 	return 0;
 }
 
-static int prepare(const struct spec *spec, struct template *template, struct stamp *stamps,
+static int prepare(struct spec *spec, struct template *template, struct stamp *stamps,
 		   uint64_t counter_at_init, struct failure *why)
 {
-	struct mount_sources sources;
 	bool is_dax;
 
-	if (set_clock(spec->clock + now(), why) != 0 || mount_root(spec, &is_dax, why) != 0)
+	if (set_clock(spec->clock + now(), why) != 0 || mount_identity(why) != 0)
 		return -1;
-	template->facts = facts_of(spec, is_dax, counter_at_init);
 	template->identity = identity_directory(why);
 	if (template->identity < 0 || identity_take(spec, template->identity, why) != 0 ||
-	    mounts_open(spec, &sources, why) != 0 || enter_root(template->identity, why) != 0 ||
-	    mounts_take(spec, &sources, why) != 0)
+	    containers_enter(spec, &is_dax, why) != 0)
 		return -1;
+	template->facts = facts_of(spec, is_dax, counter_at_init);
 	stamps[1].nanoseconds = now();
 	if (network_up(&spec->network, why) != 0)
 		return -1;
 	set_sysctls();
 	stamps[2].nanoseconds = now();
+	return 0;
+}
+
+/* Has the application run, or all that a pod needs before the host starts anything in it. */
+static int begin(struct processes *processes, uint64_t *begun, struct failure *why)
+{
+	if (!spec_is_pod(processes->spec)) {
+		if (processes_begin(processes, begun, why) != 0)
+			return -1;
+		send_event(processes->channel, *begun, "exec");
+		return 0;
+	}
+	if (processes_begin_pod(processes, why) != 0)
+		return -1;
+	*begun = now();
+	send_ends(processes->channel);
+	send_event(processes->channel, *begun, "ready");
 	return 0;
 }
 
@@ -108,7 +123,7 @@ static int run(struct channel *channel, struct failure *why)
 	struct stamp stamps[STAMPS] = {{"init", now()}, {"rootfs", 0}, {"network", 0}};
 	struct template template;
 	static struct processes processes;
-	uint64_t executed;
+	uint64_t begun;
 	uint32_t status;
 	int signals;
 
@@ -128,10 +143,8 @@ static int run(struct channel *channel, struct failure *why)
 		return fail(why, STATUS_FAILED, "signalfd: %s", strerror(errno));
 	processes.channel = channel;
 	processes.spec = &spec;
-	if (processes_begin(&processes, &executed, why) != 0)
-		return -1;
-	send_event(channel, executed, "exec");
-	if (supervise(&processes, &template, signals, executed, &status, why) != 0)
+	if (begin(&processes, &begun, why) != 0 ||
+	    supervise(&processes, &template, signals, begun, &status, why) != 0)
 		return -1;
 	sync();
 	send_exit(channel, status);

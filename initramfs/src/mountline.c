@@ -10,7 +10,7 @@ static const struct {
 	enum mount_kind kind;
 } kinds[] = {
 	{"9p", MOUNT_SHARE},     {"disk", MOUNT_DISK},     {"file", MOUNT_FILE},
-	{"tmpfs", MOUNT_MEMORY}, {"volume", MOUNT_VOLUME},
+	{"tmpfs", MOUNT_MEMORY}, {"volume", MOUNT_VOLUME}, {"pod", MOUNT_POD},
 };
 
 static const struct {
@@ -91,8 +91,9 @@ int parse_mounts(char **strings, struct mount_line *lines, size_t limit, size_t 
 			return -1;
 		line->source = strings[1];
 		line->path = strings[2];
-		/* A name in the spec's directory, and no way out of it. */
-		if (line->kind == MOUNT_FILE && (strchr(line->source, '/') || line->source[0] == '.'))
+		/* A name in a directory, and no way out of it. */
+		if ((line->kind == MOUNT_FILE || line->kind == MOUNT_POD) &&
+		    (strchr(line->source, '/') || line->source[0] == '.' || strlen(line->source) > 255))
 			return -1;
 		parse_options(strings[3], line);
 		if (line->kind == MOUNT_FILE && parse_number(line->data, INT64_MAX, &line->modified) != 0)

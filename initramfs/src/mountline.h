@@ -14,6 +14,7 @@ enum mount_kind {
 	MOUNT_FILE,   /* source is a file of the spec's directory */
 	MOUNT_MEMORY, /* tmpfs: there is no source */
 	MOUNT_VOLUME, /* a directory of the root itself */
+	MOUNT_POD,    /* one that containers of a pod share, by its name */
 };
 
 struct mount_line {

@@ -64,16 +64,32 @@ static int open_file(const struct mount_line *line, struct failure *why)
 	return fd >= 0 ? fd : fail_at(why, "the file for", line->path);
 }
 
-int mounts_open(const struct spec *spec, struct mount_sources *sources, struct failure *why)
+/* Whoever comes first makes it; all may write there, whoever they are. */
+static int open_pod_directory(const struct mount_line *line, struct failure *why)
 {
-	for (size_t i = 0; i < spec->mount_count; i++) {
-		const struct mount_line *line = &spec->mounts[i];
+	char path[272];
+	int fd;
+
+	snprintf(path, sizeof(path), POD_DIRECTORIES "/%s", line->source);
+	if (mkdir(path, 0) == 0 && chmod(path, 0777) != 0)
+		return fail_at(why, "chmod", path);
+	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd >= 0 ? fd : fail_at(why, "the shared directory for", line->path);
+}
+
+int mounts_open(const struct container *container, struct mount_sources *sources,
+		struct failure *why)
+{
+	for (size_t i = 0; i < container->mount_count; i++) {
+		const struct mount_line *line = &container->mounts[i];
 
 		sources->fds[i] = -1;
 		if (line->kind == MOUNT_DISK)
 			sources->fds[i] = open_disk(line, i, why);
 		else if (line->kind == MOUNT_FILE)
 			sources->fds[i] = open_file(line, why);
+		else if (line->kind == MOUNT_POD)
+			sources->fds[i] = open_pod_directory(line, why);
 		else
 			continue;
 		if (sources->fds[i] < 0)
@@ -222,6 +238,8 @@ static int take(const struct mount_line *line, int source, struct failure *why)
 		return take_share(line, why);
 	case MOUNT_VOLUME:
 		return take_volume(line, why);
+	case MOUNT_POD:
+		return bind(source, line) == 0 ? 0 : fail_at(why, "mount", line->path);
 	case MOUNT_MEMORY:
 		break;
 	}
@@ -232,7 +250,7 @@ static int take(const struct mount_line *line, int source, struct failure *why)
 
 /* The files of /etc that are the host's choice are mounts of their own, and as read-only as the
  * root under docker. */
-static int make_read_only(const struct spec *spec, struct failure *why)
+static int make_read_only(const struct container *container, struct failure *why)
 {
 	static const char *const paths[] = {
 		"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/",
@@ -240,7 +258,7 @@ static int make_read_only(const struct spec *spec, struct failure *why)
 	unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY;
 
 	/* Whoever enters it says why it can't be. */
-	(void)!make_directories(spec->cwd);
+	(void)!make_directories(container->cwd);
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
 		/* EINVAL: it is no mount, but a file of the image, or none at all. */
 		if (mount(NULL, paths[i], NULL, flags, NULL) != 0 && errno != EINVAL &&
@@ -250,15 +268,16 @@ static int make_read_only(const struct spec *spec, struct failure *why)
 	return 0;
 }
 
-int mounts_take(const struct spec *spec, struct mount_sources *sources, struct failure *why)
+int mounts_take(const struct container *container, struct mount_sources *sources,
+		struct failure *why)
 {
 	int result = 0;
 
-	for (size_t i = 0; i < spec->mount_count; i++) {
+	for (size_t i = 0; i < container->mount_count; i++) {
 		if (result == 0)
-			result = take(&spec->mounts[i], sources->fds[i], why);
+			result = take(&container->mounts[i], sources->fds[i], why);
 		if (sources->fds[i] >= 0)
 			close(sources->fds[i]);
 	}
-	return result == 0 && spec->is_read_only ? make_read_only(spec, why) : result;
+	return result == 0 && container->is_read_only ? make_read_only(container, why) : result;
 }

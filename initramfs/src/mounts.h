@@ -11,10 +11,15 @@ struct mount_sources {
 };
 
 /* Opens them, which must be done before enter_root: no path leads there afterwards. */
-int mounts_open(const struct spec *spec, struct mount_sources *sources, struct failure *why);
+int mounts_open(const struct container *container, struct mount_sources *sources,
+		struct failure *why);
 
 /* Mounts all in their order, inside the root, makes the root read-only if that is wanted, and
  * closes the sources. Mountpoints that are missing are made. */
-int mounts_take(const struct spec *spec, struct mount_sources *sources, struct failure *why);
+int mounts_take(const struct container *container, struct mount_sources *sources,
+		struct failure *why);
+
+/* Where the directories lie that containers of a pod share. */
+#define POD_DIRECTORIES "/pod"
 
 #endif

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -139,6 +140,8 @@ void process_become(const struct command *command, const struct standard *files,
 	if (setrlimit(RLIMIT_NOFILE, &files_limit) != 0 ||
 	    setrlimit(RLIMIT_NPROC, &processes_limit) != 0)
 		give_up_step(report, command, "setrlimit", STATUS_FAILED);
+	if (command->space >= 0 && setns(command->space, CLONE_NEWNS) != 0)
+		give_up_step(report, command, "mount namespace", STATUS_FAILED);
 	if (chdir(command->cwd) != 0)
 		give_up_step(report, command, command->cwd, STATUS_NOT_EXECUTABLE);
 	if (setgroups(user->group_count, user->groups) != 0 || setgid(user->gid) != 0 ||
@@ -259,7 +262,6 @@ int process_start(const struct command *command, const struct birth *birth, stru
 			result = fail(why, STATUS_FAILED, "fork: %s", strerror(errno));
 	}
 	if (result == 0 && child->pid == 0) {
-		/* A group of its own is needed by what is to be frozen alone. */
 		if (birth->group >= 0 && write(birth->group, "0", 1) != 1)
 			give_up_step(wires.report[1], command, "control group", STATUS_FAILED);
 		process_become(command, &wires.theirs, wires.report[1]);

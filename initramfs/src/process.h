@@ -17,6 +17,7 @@ struct command {
 	char *const *environ;
 	char *const *argv;
 	bool is_builtin; /* argv names a part of hyperstart (builtin.h) */
+	int space;       /* the mount namespace that it is in; -1: this process's */
 };
 
 /* A child's standard files; terminal is the one among them, -1 without. */
@@ -32,7 +33,7 @@ struct birth {
 	bool wants_input; /* else it reads an end of file */
 	bool has_terminal;
 	bool is_asynchronous; /* nobody waits for its execve: process_hear never blocks */
-	int group;            /* what freezer_open returned, -1 without */
+	int group;            /* it enters a control group by writing "0" there; -1: it does not */
 	struct terminal_size size;
 };
 

@@ -26,11 +26,13 @@ static void add(struct processes *all, size_t place, uint32_t number, const stru
 int processes_begin(struct processes *all, uint64_t *executed, struct failure *why)
 {
 	const struct spec *spec = all->spec;
+	const struct container *container = &spec->containers[0];
 	const struct command command = {
-		.user = &spec->user,
-		.cwd = spec->cwd,
-		.environ = spec->environ,
+		.user = &container->user,
+		.cwd = container->cwd,
+		.environ = container->environ,
 		.argv = spec->argv,
+		.space = container->space,
 	};
 	struct birth birth = {
 		.wants_input = true,
@@ -43,8 +45,8 @@ int processes_begin(struct processes *all, uint64_t *executed, struct failure *w
 	int result;
 
 	all->stream.channel = all->channel;
-	if (make_directories(spec->cwd) != 0)
-		return fail(why, STATUS_FAILED, "working directory %s: %s", spec->cwd,
+	if (make_directories(container->cwd) != 0)
+		return fail(why, STATUS_FAILED, "working directory %s: %s", container->cwd,
 			    strerror(errno));
 	if (spec->hold != HOLD_NOWHERE && (birth.group = freezer_open()) < 0)
 		return fail(why, STATUS_FAILED, "control group: %s", strerror(errno));
@@ -61,6 +63,31 @@ int processes_begin(struct processes *all, uint64_t *executed, struct failure *w
 	application->has_started = true;
 	stream_start(&all->stream, APPLICATION);
 	return 0;
+}
+
+int processes_begin_pod(struct processes *all, struct failure *why)
+{
+	all->stream.channel = all->channel;
+	for (size_t i = 0; i < all->spec->container_count; i++) {
+		if (group_make(i, &all->groups[i]) != 0)
+			return fail(why, STATUS_FAILED, "control group: %s", strerror(errno));
+	}
+	return 0;
+}
+
+void processes_clear(struct processes *all, uint32_t container)
+{
+	if (spec_is_pod(all->spec) && container < all->spec->container_count)
+		group_kill(&all->groups[container]);
+}
+
+void processes_end_pod(struct processes *all)
+{
+	all->is_ending = true;
+	for (size_t i = APPLICATION + 1; i < FLOWS_MAX; i++) {
+		if (all->list[i].is_there && all->list[i].is_alive)
+			kill(all->list[i].pid, SIGTERM);
+	}
 }
 
 void refuse_exec(const struct channel *channel, const struct message *message, const char *reason)
@@ -84,21 +111,22 @@ static int start(struct processes *all, const struct request *request, struct fa
 {
 	static const struct user root;
 	static char *variables[2 * STRINGS_MAX];
-	const struct spec *spec = all->spec;
-	const struct user *user = request->has_user ? &request->user : &spec->user;
+	const struct container *container = &all->spec->containers[request->container];
+	const struct user *user = request->has_user ? &request->user : &container->user;
 	const struct command command = {
 		/* What a built-in reads and writes is the host's affair, not the application's. */
 		.user = request->is_builtin && !request->has_user ? &root : user,
-		.cwd = *request->cwd != '\0' ? request->cwd : spec->cwd,
+		.cwd = *request->cwd != '\0' ? request->cwd : container->cwd,
 		.environ = variables,
 		.argv = request->argv,
 		.is_builtin = request->is_builtin,
+		.space = container->space,
 	};
 	const struct birth birth = {
 		.wants_input = request->wants_input,
 		.has_terminal = request->has_terminal,
 		.is_asynchronous = true,
-		.group = -1,
+		.group = spec_is_pod(all->spec) ? all->groups[request->container].entrance : -1,
 		.size = request->terminal_size,
 	};
 	size_t place = free_place(all);
@@ -110,7 +138,7 @@ static int start(struct processes *all, const struct request *request, struct fa
 	all->last = request->process;
 	if (place == FLOWS_MAX)
 		return fail(why, STATUS_FAILED, "exec: %d processes run already", FLOWS_MAX - 1);
-	if (merge_environ(spec->environ, request->environ, variables, 2 * STRINGS_MAX) != 0)
+	if (merge_environ(container->environ, request->environ, variables, 2 * STRINGS_MAX) != 0)
 		return fail(why, STATUS_FAILED, "exec: the environment has too many variables");
 	if (process_start(&command, &birth, &child, why) != 0)
 		return -1;
@@ -123,11 +151,14 @@ void processes_exec(struct processes *all, const struct message *message)
 	static struct request request;
 	struct failure why;
 
-	if (!all->list[APPLICATION].is_alive)
+	if (all->is_ending)
+		refuse_exec(all->channel, message, "the pod is ending");
+	else if (!all->list[APPLICATION].is_alive && !spec_is_pod(all->spec))
 		refuse_exec(all->channel, message, "the application has ended");
 	else if (all->spec->hold != HOLD_NOWHERE)
 		refuse_exec(all->channel, message, "this VM is to be copied");
-	else if (request_read(message, &request, &why) != 0 || start(all, &request, &why) != 0)
+	else if (request_read(message, all->spec->container_count, &request, &why) != 0 ||
+		 start(all, &request, &why) != 0)
 		send_refused(all->channel, get_u32(message->payload), &why);
 }
 
@@ -245,5 +276,11 @@ int processes_turn(struct processes *all, const struct pollfd *watched, struct f
 
 bool processes_are_over(const struct processes *all)
 {
-	return !all->list[APPLICATION].is_alive && stream_is_done(&all->stream, APPLICATION);
+	if (!spec_is_pod(all->spec))
+		return !all->list[APPLICATION].is_alive && stream_is_done(&all->stream, APPLICATION);
+	for (size_t i = APPLICATION + 1; i < FLOWS_MAX; i++) {
+		if (all->list[i].is_there)
+			return false;
+	}
+	return all->is_ending;
 }

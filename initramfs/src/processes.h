@@ -8,6 +8,7 @@
 
 #include "channel.h"
 #include "failure.h"
+#include "group.h"
 #include "process.h"
 #include "spec.h"
 #include "stream.h"
@@ -28,6 +29,8 @@ struct process {
 struct processes {
 	struct channel *channel;
 	struct spec *spec;
+	struct group groups[CONTAINERS_MAX]; /* of a pod */
+	bool is_ending;                      /* a pod, in which nothing more is started */
 	struct stream stream;
 	uint32_t last; /* the highest number so far */
 	struct process list[FLOWS_MAX];
@@ -36,6 +39,15 @@ struct processes {
 /* Starts the application; returns once its execve has succeeded, at *executed, or says why it has
  * not. */
 int processes_begin(struct processes *all, uint64_t *executed, struct failure *why);
+
+/* Makes ready for what the host starts in the containers of a pod, which has no application. */
+int processes_begin_pod(struct processes *all, struct failure *why);
+
+/* Kills all that runs in a container of a pod. */
+void processes_clear(struct processes *all, uint32_t container);
+
+/* Ends a pod: asks all that the host has started to end, and starts no more. */
+void processes_end_pod(struct processes *all);
 
 /* Obeys EXEC: answers STARTED or REFUSED, maybe later. */
 void processes_exec(struct processes *all, const struct message *message);
@@ -58,7 +70,7 @@ enum { PROCESSES_WATCHED = STREAM_WATCHED + FLOWS_MAX };
 size_t processes_watch(const struct processes *all, struct pollfd *watched);
 int processes_turn(struct processes *all, const struct pollfd *watched, struct failure *why);
 
-/* Whether the application is dead and all of its output is sent. */
+/* Whether the application is dead and all of its output is sent; or all of an ending pod's is. */
 bool processes_are_over(const struct processes *all);
 
 #endif

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { FLAG_INPUT = 1, FLAG_TERMINAL = 2, FLAG_BUILTIN = 4, HEAD = 12 };
+enum { FLAG_INPUT = 1, FLAG_TERMINAL = 2, FLAG_BUILTIN = 4, HEAD = 16 };
 
 /* Takes one string off *rest; NULL if none is left. */
 static char *take_string(char **rest, const char *end)
@@ -30,27 +30,31 @@ static int take_strings(char **rest, const char *end, char **strings, bool is_la
 	return string != NULL || is_last ? 0 : -1;
 }
 
-int request_read(const struct message *message, struct request *request, struct failure *why)
+int request_read(const struct message *message, size_t containers, struct request *request,
+		 struct failure *why)
 {
 	char *rest = message->payload + HEAD;
 	const char *end = message->payload + message->size;
-	uint32_t flags = get_u32(message->payload + 4);
+	uint32_t flags = get_u32(message->payload + 8);
 	char *user;
 
 	/* A payload without a whole string ends before its last NUL. */
 	if (message->size <= HEAD || end[-1] != '\0')
 		return fail(why, STATUS_FAILED, "exec: the message is malformed");
 	request->process = get_u32(message->payload);
+	request->container = get_u32(message->payload + 4);
 	request->wants_input = flags & FLAG_INPUT;
 	request->has_terminal = flags & FLAG_TERMINAL;
 	request->is_builtin = flags & FLAG_BUILTIN;
-	request->terminal_size.rows = get_u16(message->payload + 8);
-	request->terminal_size.columns = get_u16(message->payload + 10);
+	request->terminal_size.rows = get_u16(message->payload + 12);
+	request->terminal_size.columns = get_u16(message->payload + 14);
 	user = take_string(&rest, end);
 	request->cwd = take_string(&rest, end);
 	if (flags > (FLAG_INPUT | FLAG_TERMINAL | FLAG_BUILTIN) || request->cwd == NULL ||
 	    (request->has_terminal && request->is_builtin))
 		return fail(why, STATUS_FAILED, "exec: the message is malformed");
+	if (request->container >= containers)
+		return fail(why, STATUS_FAILED, "exec: there is no container %u", request->container);
 	request->has_user = *user != '\0';
 	if (request->has_user && parse_user(user, &request->user) != 0)
 		return fail(why, STATUS_FAILED, "exec: user is malformed");

@@ -13,19 +13,21 @@
 
 struct request {
 	uint32_t process;
+	uint32_t container;
 	bool wants_input;
 	bool has_terminal; /* of that size */
 	bool is_builtin;
 	struct terminal_size terminal_size;
-	bool has_user; /* else it is the application's */
+	bool has_user; /* else it is the container's */
 	struct user user;
-	char *cwd; /* empty: the application's */
+	char *cwd; /* empty: the container's */
 	char *environ[STRINGS_MAX];
 	char *argv[STRINGS_MAX];
 };
 
-/* Reads the message's payload, into which the result points. */
-int request_read(const struct message *message, struct request *request, struct failure *why);
+/* Reads the message's payload, into which the result points; there are so many containers. */
+int request_read(const struct message *message, size_t containers, struct request *request,
+		 struct failure *why);
 
 /* Fills in merged: the variables of both, where the latter come in place of those of the same name
  * of the former. It has room for limit pointers, the NULL at the end included. */

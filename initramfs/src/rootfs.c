@@ -40,13 +40,13 @@ static const struct mount_point initial[] = {
 	{"/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
 };
 
-static const struct mount_point container[] = {
+static const struct mount_point within[] = {
 	{"/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
 	{"/dev", "devtmpfs", MS_NOSUID, NULL},
 	{"/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
 	{"/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
-	{"/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5"},
-	{"/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m"},
+	{"/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, TERMINAL_OPTIONS},
+	{"/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, MEMORY_OPTIONS},
 	{"/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
 };
 
@@ -60,13 +60,19 @@ static const struct {
 	{"/dev/stderr", "/proc/self/fd/2"},
 };
 
+int mount_on(const char *path, const char *type, unsigned long flags, const char *options,
+	     struct failure *why)
+{
+	if (mkdir(path, 0755) != 0 && errno != EEXIST)
+		return fail(why, STATUS_FAILED, "mkdir %s: %s", path, strerror(errno));
+	if (mount(type, path, type, flags, options) != 0)
+		return fail(why, STATUS_FAILED, "mount %s: %s", path, strerror(errno));
+	return 0;
+}
+
 static int mount_at(const struct mount_point *point, struct failure *why)
 {
-	if (mkdir(point->path, 0755) != 0 && errno != EEXIST)
-		return fail(why, STATUS_FAILED, "mkdir %s: %s", point->path, strerror(errno));
-	if (mount(point->type, point->path, point->type, point->flags, point->options) != 0)
-		return fail(why, STATUS_FAILED, "mount %s: %s", point->path, strerror(errno));
-	return 0;
+	return mount_on(point->path, point->type, point->flags, point->options, why);
 }
 
 int mount_initial(struct failure *why)
@@ -211,20 +217,24 @@ static int mount_overlay(void)
 		     "lowerdir=" LOWER ",upperdir=" UPPER "/upper,workdir=" UPPER "/work");
 }
 
-int mount_root(const struct spec *spec, bool *is_dax, struct failure *why)
+int mount_identity(struct failure *why)
+{
+	return mount_on(FILES, "tmpfs", 0, "mode=0755,size=16m", why);
+}
+
+int mount_root(const struct container *container, bool *is_dax, struct failure *why)
 {
 	static const char *const directories[] = {LOWER, UPPER, MERGED};
-	static const struct mount_point files = {FILES, "tmpfs", 0, "mode=0755,size=16m"};
 
 	for (size_t i = 0; i < sizeof(directories) / sizeof(directories[0]); i++) {
 		if (mkdir(directories[i], 0755) != 0 && errno != EEXIST)
 			return fail(why, STATUS_FAILED, "mkdir %s: %s", directories[i],
 				    strerror(errno));
 	}
-	if (mount_lower(&spec->root, why) != 0)
+	if (mount_lower(&container->root, why) != 0)
 		return -1;
 	*is_dax = root_is_dax();
-	if (mount_upper(&spec->upper, why) != 0 || mount_at(&files, why) != 0)
+	if (mount_upper(&container->upper, why) != 0)
 		return -1;
 	if (mount_overlay() != 0)
 		return fail(why, STATUS_FAILED, "mount the overlay: %s", strerror(errno));
@@ -270,10 +280,29 @@ static int bind_file(int directory, const char *name, struct failure *why)
 	return result;
 }
 
-static int mount_container(struct failure *why)
+static int bind_directory(int source, const char *path, struct failure *why)
 {
-	for (size_t i = 0; i < sizeof(container) / sizeof(container[0]); i++) {
-		if (mount_at(&container[i], why) != 0)
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", source);
+	if ((mkdir(path, 0755) != 0 && errno != EEXIST) ||
+	    mount(link, path, NULL, MS_BIND, NULL) != 0)
+		return fail(why, STATUS_FAILED, "mount %s: %s", path, strerror(errno));
+	return 0;
+}
+
+static int mount_within(const struct shared *shared, struct failure *why)
+{
+	for (size_t i = 0; i < sizeof(within) / sizeof(within[0]); i++) {
+		const struct mount_point *point = &within[i];
+		int source = -1;
+
+		if (strcmp(point->path, "/dev/pts") == 0)
+			source = shared->terminals;
+		else if (strcmp(point->path, "/dev/shm") == 0)
+			source = shared->memory;
+		if ((source >= 0 ? bind_directory(source, point->path, why)
+				 : mount_at(point, why)) != 0)
 			return -1;
 	}
 	for (size_t i = 0; i < sizeof(device_links) / sizeof(device_links[0]); i++) {
@@ -284,7 +313,7 @@ static int mount_container(struct failure *why)
 	return 0;
 }
 
-int enter_root(int identity, struct failure *why)
+int enter_root(int identity, const struct shared *shared, struct failure *why)
 {
 	static const char *const files[] = {"hosts", "hostname", "resolv.conf"};
 	struct stat status;
@@ -293,7 +322,7 @@ int enter_root(int identity, struct failure *why)
 	if (chdir(MERGED) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 ||
 	    chdir("/") != 0)
 		return fail(why, STATUS_FAILED, "switch to the root: %s", strerror(errno));
-	if (mount_container(why) != 0)
+	if (mount_within(shared, why) != 0)
 		return -1;
 	if (mkdir("/etc", 0755) != 0 && errno != EEXIST)
 		return fail(why, STATUS_FAILED, "mkdir /etc: %s", strerror(errno));

@@ -2,16 +2,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+/* Those that each container has come first. */
 static const char *const names[] = {
-	"argv", "environ", "cwd", "user", "rootfs", "upper", "hostname", "net",
-	"hosts", "machine-id", "resolv.conf", "stop-signal", "clock", "seed",
-	"watch", "hold", "health", "health-times", "tty", "mounts", "readonly",
+	"environ", "cwd", "user", "rootfs", "upper", "mounts", "readonly",
+	"argv", "containers", "hostname", "net", "hosts", "machine-id", "resolv.conf", "stop-signal",
+	"clock", "seed", "watch", "hold", "health", "health-times", "tty",
 };
 
-enum { NAMES = sizeof(names) / sizeof(names[0]) };
+enum { NAMES = sizeof(names) / sizeof(names[0]), NAMES_OF_CONTAINER = 7 };
 
 /* /spec, which can be reached by this alone once the root is another. */
 static int directory = -1;
@@ -73,24 +75,79 @@ static int read_strings(const char *name, char **strings, struct failure *why)
 	return 0;
 }
 
-static int read_mounts(struct spec *spec, struct failure *why)
-{
-	static char *strings[STRINGS_MAX];
-	struct text readonly;
-
-	if (read_strings("mounts", strings, why) != 0 || read_text("readonly", &readonly, why) != 0)
-		return -1;
-	if (parse_mounts(strings, spec->mounts, MOUNTS_MAX, &spec->mount_count) != 0)
-		return fail(why, STATUS_FAILED, "boot spec: mounts is malformed");
-	spec->is_read_only = readonly.size > 0;
-	if (spec->is_read_only && strcmp(readonly.start, "root\n") != 0)
-		return fail(why, STATUS_FAILED, "boot spec: readonly is malformed");
-	return 0;
-}
-
 static bool is_line(const struct text *text)
 {
 	return strlen(text->start) == text->size && strchr(text->start, '\n') == NULL;
+}
+
+/* The name of a container's file: the first one's lie in the directory itself. Good until the next
+ * call. */
+static const char *file_of(size_t container, const char *name)
+{
+	static char path[32];
+
+	if (container == 0)
+		return name;
+	snprintf(path, sizeof(path), "%zu/%s", container, name);
+	return path;
+}
+
+static int malformed(size_t container, const char *name, struct failure *why)
+{
+	return fail(why, STATUS_FAILED, "boot spec: %s is malformed", file_of(container, name));
+}
+
+static int read_container(size_t number, struct container *container, struct failure *why)
+{
+	static char *strings[STRINGS_MAX];
+	struct text cwd, user, root, upper, readonly;
+
+	if (read_strings(file_of(number, "environ"), container->environ, why) != 0 ||
+	    read_strings(file_of(number, "mounts"), strings, why) != 0 ||
+	    read_text(file_of(number, "cwd"), &cwd, why) != 0 ||
+	    read_text(file_of(number, "user"), &user, why) != 0 ||
+	    read_text(file_of(number, "rootfs"), &root, why) != 0 ||
+	    read_text(file_of(number, "upper"), &upper, why) != 0 ||
+	    read_text(file_of(number, "readonly"), &readonly, why) != 0)
+		return -1;
+	container->cwd = cwd.start;
+	if (cwd.start[0] != '/' || !is_line(&cwd))
+		return fail(why, STATUS_FAILED, "boot spec: %s is not an absolute path",
+			    file_of(number, "cwd"));
+	if (parse_user(user.start, &container->user) != 0)
+		return malformed(number, "user", why);
+	if (parse_root_device(root.start, &container->root) != 0)
+		return malformed(number, "rootfs", why);
+	container->upper.device = NULL;
+	if (upper.size > 0 && parse_root_device(upper.start, &container->upper) != 0)
+		return malformed(number, "upper", why);
+	if (parse_mounts(strings, container->mounts, MOUNTS_MAX, &container->mount_count) != 0)
+		return malformed(number, "mounts", why);
+	container->is_read_only = readonly.size > 0;
+	if (container->is_read_only && strcmp(readonly.start, "root\n") != 0)
+		return malformed(number, "readonly", why);
+	return 0;
+}
+
+static int read_containers(struct spec *spec, struct failure *why)
+{
+	uint64_t count;
+
+	if (read_number("containers", CONTAINERS_MAX, &count, why) != 0)
+		return -1;
+	if (count == 0 || (count > 1 && !spec_is_pod(spec)))
+		return malformed(0, "containers", why);
+	spec->container_count = count;
+	for (size_t i = 0; i < count; i++) {
+		if (read_container(i, &spec->containers[i], why) != 0)
+			return -1;
+	}
+	return 0;
+}
+
+bool spec_is_pod(const struct spec *spec)
+{
+	return spec->argv[0] == NULL;
 }
 
 static bool is_machine_id(const struct text *text)
@@ -116,7 +173,7 @@ static int parse_hold(const struct text *text, enum hold *hold)
 
 int spec_read(struct spec *spec, struct failure *why)
 {
-	struct text cwd, hostname, user, root, upper, network, watch, hold, times, tty;
+	struct text hostname, network, watch, hold, times, tty;
 
 	if (directory < 0)
 		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -125,45 +182,30 @@ int spec_read(struct spec *spec, struct failure *why)
 	arena_used = 0;
 	memset(is_begun, 0, sizeof(is_begun));
 	if (read_strings("argv", spec->argv, why) != 0 ||
-	    read_strings("environ", spec->environ, why) != 0 ||
+	    read_containers(spec, why) != 0 ||
 	    read_strings("health", spec->health, why) != 0 ||
 	    read_text("health-times", &times, why) != 0 ||
 	    read_text("hold", &hold, why) != 0 ||
 	    read_text("tty", &tty, why) != 0 ||
 	    read_text("machine-id", &spec->machine_id, why) != 0 ||
-	    read_text("cwd", &cwd, why) != 0 ||
 	    read_text("hostname", &hostname, why) != 0 ||
-	    read_text("user", &user, why) != 0 ||
-	    read_text("rootfs", &root, why) != 0 ||
-	    read_text("upper", &upper, why) != 0 ||
 	    read_text("net", &network, why) != 0 ||
 	    read_text("hosts", &spec->hosts, why) != 0 ||
 	    read_text("resolv.conf", &spec->resolv_conf, why) != 0 ||
 	    read_text("seed", &spec->seed, why) != 0 ||
 	    read_text("watch", &watch, why) != 0 ||
-	    read_mounts(spec, why) != 0 ||
 	    read_number("stop-signal", 64, &spec->stop_signal, why) != 0 ||
 	    read_number("clock", INT64_MAX, &spec->clock, why) != 0)
 		return -1;
-	spec->cwd = cwd.start;
 	spec->hostname = hostname.start;
-	if (spec->argv[0] == NULL || spec->argv[0][0] == '\0')
+	if (!spec_is_pod(spec) && spec->argv[0][0] == '\0')
 		return fail(why, STATUS_FAILED, "boot spec: argv is empty");
-	if (spec->cwd[0] != '/' || !is_line(&cwd))
-		return fail(why, STATUS_FAILED, "boot spec: cwd is not an absolute path");
 	if (hostname.size == 0 || hostname.size > HOSTNAME_MAX || !is_line(&hostname))
 		return fail(why, STATUS_FAILED, "boot spec: hostname is malformed");
 	if (spec->seed.size == 0 || spec->seed.size > SEED_MAX)
 		return fail(why, STATUS_FAILED, "boot spec: seed is not 1 to %d bytes", SEED_MAX);
 	if (spec->stop_signal == 0)
 		return fail(why, STATUS_FAILED, "boot spec: stop-signal is malformed");
-	if (parse_user(user.start, &spec->user) != 0)
-		return fail(why, STATUS_FAILED, "boot spec: user is malformed");
-	if (parse_root_device(root.start, &spec->root) != 0)
-		return fail(why, STATUS_FAILED, "boot spec: rootfs is malformed");
-	spec->upper.device = NULL;
-	if (upper.size > 0 && parse_root_device(upper.start, &spec->upper) != 0)
-		return fail(why, STATUS_FAILED, "boot spec: upper is malformed");
 	if (parse_network(network.start, &spec->network) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: net is malformed");
 	spec->are_ports_watched = strcmp(watch.start, "ports\n") == 0;
@@ -176,6 +218,8 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: machine-id is malformed");
 	if (parse_hold(&hold, &spec->hold) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: hold is malformed");
+	if (spec->hold != HOLD_NOWHERE && spec_is_pod(spec))
+		return fail(why, STATUS_FAILED, "boot spec: hold is not for a pod");
 	spec->has_terminal = tty.size > 0;
 	if (spec->has_terminal && parse_terminal_size(tty.start, &spec->terminal_size) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: tty is malformed");
@@ -223,8 +267,16 @@ int spec_spend_seed(struct failure *why)
 
 void spec_forget(void)
 {
+	char place[8];
+
 	for (size_t i = 0; i < NAMES; i++)
 		unlinkat(directory, names[i], 0);
+	for (size_t container = 1; container < CONTAINERS_MAX; container++) {
+		for (size_t i = 0; i < NAMES_OF_CONTAINER; i++)
+			unlinkat(directory, file_of(container, names[i]), 0);
+		snprintf(place, sizeof(place), "%zu", container);
+		unlinkat(directory, place, AT_REMOVEDIR);
+	}
 	unlinkat(directory, "../spec", AT_REMOVEDIR);
 	unlinkat(directory, "../init", 0);
 }

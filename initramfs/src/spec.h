@@ -10,7 +10,13 @@
 #include "mountline.h"
 #include "parse.h"
 
-enum { STRINGS_MAX = 16384, SEED_MAX = 512, HOSTNAME_MAX = 64, MACHINE_ID_SIZE = 33 };
+enum {
+	STRINGS_MAX = 16384,
+	SEED_MAX = 512,
+	HOSTNAME_MAX = 64,
+	MACHINE_ID_SIZE = 33,
+	CONTAINERS_MAX = 16,
+};
 
 /* Where a VM that is to become a template waits until it is copied. */
 enum hold { HOLD_NOWHERE, HOLD_BEFORE_EXEC, HOLD_WHEN_LISTENING, HOLD_WHEN_HEALTHY };
@@ -20,19 +26,26 @@ struct text {
 	size_t size;
 };
 
-struct spec {
-	char *argv[STRINGS_MAX];
+/* A root with what is mounted in it, and what a command that runs there is if nobody says otherwise. */
+struct container {
 	char *environ[STRINGS_MAX];
-	char *health[STRINGS_MAX]; /* the health check's argv; empty without one */
-	struct health_times health_times;
 	char *cwd;
-	char *hostname;
 	struct user user;
 	struct root_device root;
+	struct root_device upper; /* where what is written lies; no device: in memory */
 	struct mount_line mounts[MOUNTS_MAX];
 	size_t mount_count;
 	bool is_read_only; /* the root, but for what is mounted there */
-	struct root_device upper; /* where what is written lies; no device: in memory */
+	int space;         /* its mount namespace; -1: hyperstart's own */
+};
+
+struct spec {
+	char *argv[STRINGS_MAX]; /* empty: this is a pod, in which the host starts everything */
+	char *health[STRINGS_MAX]; /* the health check's argv; empty without one */
+	struct health_times health_times;
+	struct container containers[CONTAINERS_MAX]; /* the first is the application's */
+	size_t container_count;
+	char *hostname;
 	struct network network;
 	struct text hosts;
 	struct text machine_id;
@@ -46,6 +59,9 @@ struct spec {
 	enum hold hold;
 	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
 };
+
+/* Whether there is no application, but containers in which the host starts what it likes. */
+bool spec_is_pod(const struct spec *spec);
 
 /* Reads /spec, and forgets what an earlier call has read. */
 int spec_read(struct spec *spec, struct failure *why);

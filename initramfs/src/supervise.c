@@ -84,9 +84,12 @@ static void bury(struct supervisor *self)
 
 static void stop(struct supervisor *self, uint32_t grace)
 {
-	if (!is_alive(self))
+	if (spec_is_pod(self->spec))
+		processes_end_pod(self->processes);
+	else if (is_alive(self))
+		processes_signal(self->processes, APPLICATION, (int)self->spec->stop_signal);
+	else
 		return;
-	processes_signal(self->processes, APPLICATION, (int)self->spec->stop_signal);
 	timer_arm(self->timer, grace);
 }
 
@@ -112,6 +115,8 @@ static void obey(struct supervisor *self, const struct message *message)
 		send_pong(self->channel, get_u64(payload));
 	else if (message->type == MESSAGE_CLOCK && message->size == 8)
 		set_clock(get_u64(payload), &ignored);
+	else if (message->type == MESSAGE_CLEAR && message->size == 4)
+		processes_clear(self->processes, get_u32(payload));
 	else if (message->type == MESSAGE_RESEED && message->size > 0 && message->size <= SEED_MAX)
 		reseed(payload, message->size, &ignored);
 }
@@ -141,7 +146,11 @@ static void grace_is_over(struct supervisor *self)
 {
 	uint64_t expirations;
 
-	if (read(self->timer, &expirations, sizeof(expirations)) > 0)
+	if (read(self->timer, &expirations, sizeof(expirations)) <= 0)
+		return;
+	if (spec_is_pod(self->spec))
+		kill(-1, SIGKILL);
+	else
 		processes_signal(self->processes, APPLICATION, SIGKILL);
 }
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 HELLO, EVENT, EXIT, ERROR, STARTED, ENDED, REFUSED, INPUT_WINDOW, PONG = range(1, 10)
-SIGNAL, STOP, SPEC, START, CLOCK, EXEC, RESIZE, WINDOW, PING, RESEED = range(16, 26)
+SIGNAL, STOP, SPEC, START, CLOCK, EXEC, RESIZE, WINDOW, PING, RESEED, CLEAR = range(16, 27)
 NAMES = (
     "", "hello", "event", "exit", "error", "started", "ended", "refused", "window", "pong",
 )  # fmt: skip
-VERSION = 4
+VERSION = 5
 OUTPUT_AT_FIRST = 256 << 10
 INPUT_AT_FIRST = 64 << 10
 SEED = bytes(range(64))
@@ -85,6 +85,7 @@ def spec(*argv: str | bytes, **changes: bytes) -> dict[str, bytes]:
     arguments = [part.encode() if isinstance(part, str) else part for part in argv]
     files = {
         "argv": b"".join(part + b"\0" for part in arguments),
+        "containers": b"1",
         "environ": b"PATH=/usr/bin:/bin\0",
         "cwd": b"/",
         "user": b"0 0\n",
@@ -257,6 +258,7 @@ class Machine:
         self,
         process: int,
         *argv: str | bytes,
+        container: int = 0,
         flags: int = 0,
         size: tuple[int, int] = (0, 0),
         user: bytes = b"",
@@ -266,7 +268,7 @@ class Machine:
         """Queue EXEC."""
         words = [word.encode() if isinstance(word, str) else word for word in argv]
         strings = (user, cwd, *environ, b"", *words)
-        head = struct.pack(">IIHH", process, flags, *size)
+        head = struct.pack(">IIIHH", process, container, flags, *size)
         self.send(EXEC, head + b"".join(text + b"\0" for text in strings))
 
     def signal(self, number: int, process: int = 0) -> None:

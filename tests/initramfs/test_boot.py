@@ -122,9 +122,11 @@ def test_an_error_is_one_printable_line(power_on: PowerOn) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("argv", b""),
         ("argv", b"unterminated"),
         ("argv", b"\0"),
+        ("containers", b"0"),
+        ("containers", b"17"),
+        ("containers", b"2"),
         ("user", b"0\n"),
         ("user", b"0  0\n"),
         ("user", b"4294967295 0\n"),

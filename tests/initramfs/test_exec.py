@@ -178,7 +178,7 @@ def test_what_is_refused_and_that_all_else_goes_on(power_on: PowerOn) -> None:
         assert "malformed" in run(machine, 11, "stat", flags=BUILTIN | TERMINAL).refused[11][1]
         assert "malformed" in run(machine, 12, "probe", flags=8).refused[12][1]
         for number, tail in enumerate((b"", b"\0", b"\0\0", b"\0\0a=b\0", b"\0\0\0probe"), 20):
-            machine.send(EXEC, struct.pack(">IIHH", number, 0, 0, 0) + tail)
+            machine.send(EXEC, struct.pack(">IIIHH", number, 0, 0, 0, 0) + tail)
             assert machine.until(lambda told, number=number: number in told.refused)  # type: ignore[misc]
         machine.send(EXEC, b"abc")
         told = run(machine, 30, *["probe", "argv"], *["a"] * 15_000)

@@ -56,9 +56,9 @@ int main(void)
 	else if (!strcmp(what, "old-protocol"))
 		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\1", 12);
 	else if (!strcmp(what, "no-dax"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\4dax=0\n", 18);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\12\0\0\0\5dax=0\n", 18);
 	else if (!strcmp(what, "hello-nonsense"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4\0\0\0\1\0\0\0\4\0\0\0\4", 24);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\5\0\0\0\1\0\0\0\4\0\0\0\5", 24);
 	else if (!strcmp(what, "window-nonsense")) {
 		int stream = port(2);
 
@@ -79,7 +79,7 @@ int main(void)
 	else if (!strcmp(what, "panic"))
 		return 0;
 	else if (!strcmp(what, "deaf"))
-		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\4", 12);
+		(void)!write(port(1), "\0\0\0\1\0\0\0\4\0\0\0\5", 12);
 	else if (!strcmp(what, "console-flood"))
 		flood(open("/dev/console", O_WRONLY), "garbage\1\377\n", 10);
 	else if (!strcmp(what, "control-flood"))

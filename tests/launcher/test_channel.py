@@ -51,7 +51,7 @@ def frame(sequence: int, data: bytes) -> bytes:
 
 CONTROL = b"".join(
     [
-        message(1, struct.pack(">I", 4) + b"dax=1\nrootfs=erofs\n"),
+        message(1, struct.pack(">I", 5) + b"dax=1\nrootfs=erofs\n"),
         message(2, struct.pack(">Q", 12345) + b"init"),
         message(99, b"of the future"),
         message(4, struct.pack(">I", 127) + "exec /é: not found\n".encode()),
@@ -174,10 +174,10 @@ def test_what_the_host_says() -> None:
     assert encode_ping(8) == message(24, struct.pack(">Q", 8))
     assert encode_reseed(b"seed") == message(25, b"seed")
     command = Command((b"a", b""), b"1 2", b"/", (b"B=c",), terminal=(25, 90), wants_input=True)
-    head = struct.pack(">IIHH", 6, 3, 25, 90)
+    head = struct.pack(">IIIHH", 6, 0, 3, 25, 90)
     assert encode_exec(6, command) == message(21, head + b"1 2\0/\0B=c\0\0a\0\0")
     builtin = Command((b"stat", b"/"), is_builtin=True)
-    assert encode_exec(1, builtin)[8:] == struct.pack(">IIHH", 1, 4, 0, 0) + b"\0\0\0stat\0/\0"
+    assert encode_exec(1, builtin)[8:] == struct.pack(">IIIHH", 1, 0, 4, 0, 0) + b"\0\0\0stat\0/\0"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ static void check_kinds(void)
 	CHECK(strcmp(lines[0].data, "") == 0);
 	CHECK(parse("file", "file-0", "/f", time) == 0);
 	CHECK(lines[0].kind == MOUNT_FILE && lines[0].modified == 1700000000);
+	CHECK(parse("pod", "data", "/p", (char[]){"ro"}) == 0 && lines[0].kind == MOUNT_POD);
 	CHECK(parse("volume", "-", "/v", (char[]){""}) == 0 && lines[0].kind == MOUNT_VOLUME);
 }
 
@@ -55,6 +56,8 @@ static void check_refused(void)
 	CHECK(parse_mounts(many, lines, 2, &count) != 0);
 	CHECK(parse("nfs", "x", "/x", (char[]){""}) != 0);
 	CHECK(parse("9p", "x", "relative", (char[]){""}) != 0);
+	CHECK(parse("pod", "a/b", "/x", (char[]){""}) != 0);
+	CHECK(parse("pod", "..", "/x", (char[]){""}) != 0);
 	CHECK(parse("file", "../init", "/x", (char[]){"1"}) != 0);
 	CHECK(parse("file", "..", "/x", (char[]){"1"}) != 0);
 	CHECK(parse("file", "file-0", "/x", (char[]){"ro"}) != 0);

@@ -20,15 +20,17 @@ static int read_request(const char *payload, size_t size, struct request *reques
 	CHECK(memory != NULL);
 	memcpy(memory, payload, size);
 	message.payload = memory;
-	return request_read(&message, request, &why);
+	return request_read(&message, 3, request, &why);
 }
 
-#define HEAD(flags) "\0\0\0\7" "\0\0\0" flags "\0\x19\0\x5a"
+#define HEAD_IN(container, flags) "\0\0\0\7" "\0\0\0" container "\0\0\0" flags "\0\x19\0\x5a"
+#define HEAD(flags) HEAD_IN("\0", flags)
 #define REFUSED(payload) CHECK(read_request(payload, sizeof(payload) - 1, request) != 0)
 
 static void check_requests(struct request *request)
 {
 	static const char good[] = HEAD("\3") "1 2 3\0/srv\0A=1\0B=\0\0cmd\0\0arg\0";
+	static const char other[] = HEAD_IN("\2", "\0") "\0\0\0c\0";
 	static const char least[] = HEAD("\4") "\0\0\0c\0";
 
 	CHECK(read_request(good, sizeof(good) - 1, request) == 0);
@@ -42,6 +44,9 @@ static void check_requests(struct request *request)
 	CHECK(request->argv[3] == NULL);
 	CHECK(read_request(least, sizeof(least) - 1, request) == 0 && request->is_builtin);
 	CHECK(!request->has_user && *request->cwd == '\0' && request->environ[0] == NULL);
+	CHECK(request->container == 0);
+	CHECK(read_request(other, sizeof(other) - 1, request) == 0 && request->container == 2);
+	REFUSED(HEAD_IN("\3", "\0") "\0\0\0c\0");
 	REFUSED("");
 	REFUSED("\0\0\0\7");
 	REFUSED(HEAD("\0"));

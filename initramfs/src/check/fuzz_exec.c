@@ -20,8 +20,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (message.payload == NULL)
 		return 0;
 	memcpy(message.payload, data, size);
-	if (request_read(&message, &request, &why) == 0) {
+	if (request_read(&message, CONTAINERS_MAX, &request, &why) == 0) {
 		if (request.argv[0] == NULL || *request.argv[0] == '\0')
+			abort();
+		if (request.container >= CONTAINERS_MAX)
 			abort();
 		merge_environ(request.argv, request.environ, variables, 2 * STRINGS_MAX);
 	}
