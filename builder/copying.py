@@ -15,21 +15,25 @@ from typing import TYPE_CHECKING, Any, cast
 from hyperbuild.builder.unpacking import unpack
 from hyperbuild.converter.errors import HyperbuildError, InputError, NotFoundError, printable
 from hyperbuild.converter.files import named_output
-from hyperbuild.launcher.client import connect
-from hyperbuild.launcher.remote import RemoteCommand
+from hyperbuild.launcher.remote import Guest
 
 if TYPE_CHECKING:
     from typing import IO
 
     from hyperbuild.builder.console import Console
-    from hyperbuild.launcher.instances import Instance, Instances
+    from hyperbuild.launcher.instances import Instances
+    from hyperbuild.launcher.remote import RemoteCommand
 
 _CHUNK = 64 << 10
 _PIPE = "-"
 
 
-def copy(instances: Instances, source: str, target: str, console: Console) -> None:
+def copy(
+    instances: Instances, source: str, target: str, console: Console, container: str = ""
+) -> None:
     """Copy between VM:PATH and a path of this host; "-" is an archive on stdout or from stdin.
+
+    The path is of that container, where the VM is a pod.
 
     InputError: neither or both of them are in a VM, or they do not fit; HyperbuildError with the
     guest's own words for what it can't read or write.
@@ -39,10 +43,10 @@ def copy(instances: Instances, source: str, target: str, console: Console) -> No
         raise InputError("cp copies between a VM and this host; give one path of each")
     if from_vm:
         name, path = from_vm
-        _copy_out(instances, instances.find(name), path, target, console)
+        _copy_out(Guest(instances, instances.find(name), container), path, target, console)
     elif to_vm:
         name, path = to_vm
-        _copy_in(instances, instances.find(name), source, path)
+        _copy_in(Guest(instances, instances.find(name), container), source, path)
     else:
         raise InputError("neither of the two is a path in a VM; say VM:PATH for one of them")
 
@@ -58,16 +62,9 @@ def _split(text: str) -> tuple[str, str] | None:
     return name, path if path.startswith("/") else f"/{path}"
 
 
-def _run(
-    instances: Instances, instance: Instance, *args: str, stdin: bool = False
-) -> RemoteCommand:
-    request: dict[str, Any] = {"args": list(args), "builtin": True, "stdin": stdin}
-    return RemoteCommand(connect(instances, instance), request)
-
-
-def _is_there(instances: Instances, instance: Instance, path: str) -> bool:
+def _is_there(guest: Guest, path: str) -> bool:
     """Tell whether path is there in the guest; PATH/. is if that is a directory, links followed."""
-    command = _run(instances, instance, "stat", path)
+    command = guest.run("stat", path)
     try:
         command.check()
     except HyperbuildError:
@@ -75,19 +72,17 @@ def _is_there(instances: Instances, instance: Instance, path: str) -> bool:
     return True
 
 
-def _is_directory(instances: Instances, instance: Instance, path: str) -> bool:
-    return _is_there(instances, instance, posixpath.join(path, "."))
+def _is_directory(guest: Guest, path: str) -> bool:
+    return _is_there(guest, posixpath.join(path, "."))
 
 
-def _copy_out(
-    instances: Instances, instance: Instance, path: str, target: str, console: Console
-) -> None:
+def _copy_out(guest: Guest, path: str, target: str, console: Console) -> None:
     contents_only = path.endswith("/.")
     source = posixpath.normpath(path)
     if target == _PIPE:
         if sys.stdout.isatty():
             raise InputError("an archive on a terminal is no use; give a directory, or a pipe")
-        command = _run(instances, instance, "archive", source)
+        command = guest.run("archive", source)
         for piece in command.output():
             sys.stdout.buffer.write(piece)
         sys.stdout.flush()
@@ -103,8 +98,8 @@ def _copy_out(
     if inside:
         root = None if contents_only else os.fsencode(posixpath.basename(source))
         root = root or None
-    where = f"{instance.asked.name}:{path}"
-    command = _run(instances, instance, "archive", source)
+    where = f"{guest.name}:{path}"
+    command = guest.run("archive", source)
     output = command.output()
     # The guest's own complaint tells more than an archive that ends early.
     first = next(output, b"")
@@ -119,12 +114,12 @@ def _copy_out(
     command.check()
 
 
-def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -> None:
-    called = instance.asked.name
+def _copy_in(guest: Guest, source: str, path: str) -> None:
+    called = guest.name
     if source == _PIPE:
-        if not _is_directory(instances, instance, path):
+        if not _is_directory(guest, path):
             raise NotFoundError(f"{called}:{path} is no directory in the VM; make it there first")
-        command = _run(instances, instance, "extract", posixpath.join(path, "."), stdin=True)
+        command = guest.run("extract", posixpath.join(path, "."), stdin=True)
         while data := os.read(0, _CHUNK):
             command.write(data)
     else:
@@ -133,20 +128,20 @@ def _copy_in(instances: Instances, instance: Instance, source: str, path: str) -
             raise NotFoundError(f"{printable(source)} is not there to be copied")
         contents_only = source.endswith("/.")
         directory, name = path, place.resolve().name if contents_only else place.name
-        if not _is_directory(instances, instance, path):
+        if not _is_directory(guest, path):
             directory, name = posixpath.split(path.rstrip("/"))
             missing = path if path.endswith("/") else directory
-            if missing == path or not _is_directory(instances, instance, directory):
+            if missing == path or not _is_directory(guest, directory):
                 raise NotFoundError(
                     f"{called}:{missing} is no directory in the VM; make it there first"
                 )
-            if place.is_dir() and not place.is_symlink() and _is_there(instances, instance, path):
+            if place.is_dir() and not place.is_symlink() and _is_there(guest, path):
                 raise InputError(
                     f"{printable(source)} is a directory, and {called}:{path} is none; name "
                     "another target"
                 )
             contents_only = False
-        command = _run(instances, instance, "extract", posixpath.join(directory, "."), stdin=True)
+        command = guest.run("extract", posixpath.join(directory, "."), stdin=True)
         _pack(command, place, "." if contents_only else name or place.resolve().name)
     command.end_input()
     command.check()

@@ -9,6 +9,7 @@ from hyperbuild.converter.errors import HyperbuildError, InputError, printable
 from hyperbuild.converter.records import Record
 from hyperbuild.launcher.attach import Attachment
 from hyperbuild.launcher.client import connect
+from hyperbuild.launcher.remote import Guest
 from hyperbuild.launcher.terminal import find_terminal, terminal_size
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ _DATABASE_LIMIT = 4 << 20
 
 
 class ExecOptions(Record):
-    """The options of ``exec``, as the user wrote them; env is as ``parse_env`` returns it."""
+    """The options of ``exec``, as the user wrote them; env is as ``parse_env`` returns it.
+
+    ``container`` is one of a pod ("": its first).
+    """
 
     command: tuple[str, ...]
     interactive: bool
@@ -28,6 +32,7 @@ class ExecOptions(Record):
     user: str
     workdir: str
     env: tuple[str, ...]
+    container: str = ""
 
 
 def execute(instances: Instances, instance: Instance, options: ExecOptions) -> int:
@@ -43,12 +48,15 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
     request = {
         "do": "exec",
         "args": list(options.command),
-        "user": _ids(instances, instance, options.user) if options.user else "",
+        "user": _ids(Guest(instances, instance, options.container), options.user)
+        if options.user
+        else "",
         "cwd": options.workdir,
         "env": [text for text in options.env if "=" in text],
         "stdin": wants_input,
         "terminal": list(terminal_size(terminal)) if options.tty else None,
         "detach": options.detach,
+        "container": options.container,
     }
     attachment = Attachment(
         connect(instances, instance),
@@ -59,24 +67,21 @@ def execute(instances: Instances, instance: Instance, options: ExecOptions) -> i
     return int(told.get("exit", 0))
 
 
-def _ids(instances: Instances, instance: Instance, user: str) -> str:
+def _ids(guest: Guest, user: str) -> str:
     """Return the numbers of a user (``USER[:GROUP]``) by the VM's own files, as they are now."""
     from hyperbuild.launcher.users import resolve_user
 
-    passwd, group = (_read(instances, instance, f"/etc/{name}") for name in ("passwd", "group"))
+    passwd, group = (_read(guest, f"/etc/{name}") for name in ("passwd", "group"))
     found = resolve_user(user, passwd, group).user
     return " ".join(map(str, (found.uid, found.gid, *found.groups)))
 
 
-def _read(instances: Instances, instance: Instance, path: str) -> bytes:
+def _read(guest: Guest, path: str) -> bytes:
     """Return the content of a file of the guest; nothing if it has no such file."""
     from hyperbuild.builder.unpacking import Received
     from hyperbuild.converter import tar
-    from hyperbuild.launcher.remote import RemoteCommand
 
-    request = {"args": ["archive", path], "builtin": True}
-    command = RemoteCommand(connect(instances, instance), request)
-    stream = Received(command.output(), f"{instance.asked.name}:{path}")
+    stream = Received(guest.run("archive", path).output(), f"{guest.name}:{path}")
     content = b""
     for member in tar.members(stream):
         if member.stored > _DATABASE_LIMIT:

@@ -20,7 +20,7 @@ from hyperbuild.builder.booting import (
 from hyperbuild.builder.run_options import OWN_OPTIONS
 from hyperbuild.converter.errors import InputError
 from hyperbuild.converter.records import Record
-from hyperbuild.launcher.attach import Attachment
+from hyperbuild.launcher.attach import Attachment, RefusedError
 from hyperbuild.launcher.instances import Asked, boot_id, check_name, new_id, timestamp
 from hyperbuild.launcher.journal import parse_size
 from hyperbuild.launcher.order import Order, start
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hyperbuild.builder.context import Context
-    from hyperbuild.launcher.located import BundleFiles
-    from hyperbuild.launcher.machine import MachineOptions
+    from hyperbuild.launcher.instances import Instance
 
 
 class RunOptions(Record):
@@ -92,20 +91,32 @@ def run_image(context: Context, options: RunOptions) -> int:
             log_size=log_size,
             started_at=started_at,
         )
-        instance, lock = context.instances().create(_asked(options, order, files, machine))
-    stdin = 0 if boot.interactive and not options.detach else None
+        command = arguments(files.bundle.process, machine.args)
+        asked = asked_of(order, options.name, boot.image, command)
+        instance, lock = context.instances().create(asked)
+    return follow(context, instance, lock, order, detach=options.detach)
+
+
+def follow(context: Context, instance: Instance, lock: int, order: Order, *, detach: bool) -> int:
+    """Start a VM's supervisor, and be its first client; return the status to exit with."""
+    interactive = order.interactive and not detach
     attachment = Attachment(
         start(instance, lock, order),
-        stdin=stdin,
-        terminal=find_terminal(1, 0) if boot.tty and not options.detach else None,
-        on_told=_teller(context, counting=machine.counting),
+        stdin=0 if interactive else None,
+        terminal=find_terminal(1, 0) if order.options.tty and not detach else None,
+        on_told=_teller(context, counting=order.options.counting),
     )
-    request = {"do": "start"} if options.detach else {"do": "attach", "stdin": stdin is not None}
-    told = attachment.run(request, "started" if options.detach else "exit")
-    if options.detach:
+    request = {"do": "start"} if detach else {"do": "attach", "stdin": interactive}
+    told = attachment.run(request, *(("started",) if detach else ()), "exit")
+    if detach and "started" in told:
         print(instance.asked.id)
         return 0
-    return int(told["exit"])
+    name, status = instance.asked.name, int(told["exit"])
+    # Of a single application its own words and its status say enough.
+    if order.pod and (told["reason"] or detach):
+        why = told["reason"] or f"it ended with {status} before all of it had started"
+        raise RefusedError(f"pod {name}: {why}; see hyperbuild logs {name}", status or 1)
+    return status
 
 
 def _teller(context: Context, *, counting: bool) -> Callable[[dict[str, Any]], None]:
@@ -126,15 +137,17 @@ def _timeline(document: Mapping[str, Any]) -> Timeline:
     return timeline
 
 
-def _asked(options: RunOptions, order: Order, files: BundleFiles, machine: MachineOptions) -> Asked:
+def asked_of(order: Order, name: str, image: str, command: tuple[str, ...]) -> Asked:
+    """Return what is written down of a VM that a supervisor is ordered to run."""
+    files, machine = order.files, order.options
     return Asked(
         id=new_id(),
-        name=options.name,
-        image=options.boot.image,
-        command=arguments(files.bundle.process, machine.args),
+        name=name,
+        image=image,
+        command=command,
         created=timestamp(),
         boot_id=boot_id(),
-        auto_remove=options.auto_remove,
+        auto_remove=order.auto_remove,
         restart=str(order.restart),
         log_size=order.log_size,
         interactive=order.interactive,
@@ -146,16 +159,16 @@ def _asked(options: RunOptions, order: Order, files: BundleFiles, machine: Machi
             "kernel": str(files.kernel),
             "initramfs": str(files.initramfs),
         },
-        options=_plain(machine),
+        options=plain(machine),
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return value in what JSON knows."""
     if isinstance(value, Record):
-        return {name: _plain(one) for name, one in value.as_dict().items()}
+        return {name: plain(one) for name, one in value.as_dict().items()}
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     return str(value)

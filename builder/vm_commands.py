@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.instances import Instance, Instances
 
 _names = click.argument("names", nargs=-1, required=True, metavar="VM...")
+_container = click.option(
+    "-c",
+    "--container",
+    default="",
+    metavar="NAME",
+    help="A container of a pod; default: the first.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 
 
@@ -50,6 +58,44 @@ def run(context: Context, /, **options: Any) -> int:
     return run_image(context, run_options(options))
 
 
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("-d", "--detach", is_flag=True, help="Return once all containers are started.")
+@click.option("--name", default="", help="A name to call the VM by; default: the file's.")
+@click.option("--rm", "auto_remove", is_flag=True, help="Remove the VM once it has ended.")
+@click.option(
+    "-p", "--publish", multiple=True, metavar="PORT", help="Publish one more port, as `run -p`."
+)
+@click.option("-m", "--memory", metavar="SIZE", help="RAM of the VM, instead of the file's.")
+@click.option(
+    "--pull",
+    type=click.Choice(("missing", "always")),
+    default="missing",
+    show_default=True,
+    help="Whether to look for newer images.",
+)
+@click.option(
+    "--log-size",
+    default="20M",
+    show_default=True,
+    metavar="SIZE",
+    help="What its log may take of the disk; the oldest goes.",
+)
+@click.option(
+    "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials file."
+)
+@pass_context
+def pod(context: Context, /, **options: Any) -> int:
+    """Run the containers of FILE in one VM: a pod, in TOML or as a Kubernetes Pod in YAML.
+
+    They share network and memory, each has its image's files. Without -d their output comes here,
+    each line behind its container's name; the exit status is the first one's that is not 0.
+    """
+    from hyperbuild.builder.podding import PodOptions, run_pod
+
+    return run_pod(context, PodOptions(**options))
+
+
 @click.command("list")
 @click.option("-a", "--all", "with_ended", is_flag=True, help="Also those that have ended.")
 @click.option("-q", "--quiet", "ids_only", is_flag=True, help="Print IDs only.")
@@ -74,6 +120,9 @@ def list_vms(context: Context, *, with_ended: bool, ids_only: bool, as_json: boo
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
 @click.option(
+    "-c", "--container", default="", metavar="NAME", help="Only a container of a pod: not all."
+)
+@click.option(
     "--since", metavar="TIME",
     help="Begin at a time (2026-11-26T20:00:00Z, or seconds since 1970) or so long ago (90s, 10m, "
     "2h).",
@@ -81,13 +130,13 @@ def list_vms(context: Context, *, with_ended: bool, ids_only: bool, as_json: boo
 @pass_context
 def logs(
     context: Context, *, name: str, follow: bool, tail: int | None, timestamps: bool,
-    since: str | None,
+    since: str | None, container: str,
 ) -> None:  # fmt: skip
     """Print what a VM's application wrote: its stdout to stdout, its stderr to stderr."""
     from hyperbuild.builder.vm_logs import LogOptions, parse_since, print_log
 
     instances = context.instances()
-    options = LogOptions(follow, tail, timestamps, parse_since(since) if since else 0)
+    options = LogOptions(follow, tail, timestamps, parse_since(since) if since else 0, container)
     print_log(instances, instances.find(name), options)
 
 
@@ -110,14 +159,21 @@ def stop(context: Context, *, grace: float | None, names: tuple[str, ...]) -> in
     "-s", "--signal", "text", default="KILL", show_default=True, metavar="SIG",
     help="A signal by its name or number.",
 )  # fmt: skip
+@click.option(
+    "-c",
+    "--container",
+    default="",
+    metavar="NAME",
+    help="Only to a container of a pod: not to all.",
+)
 @_names
 @pass_context
-def kill(context: Context, *, text: str, names: tuple[str, ...]) -> int:
+def kill(context: Context, *, text: str, container: str, names: tuple[str, ...]) -> int:
     """Send a signal to the applications of VMs."""
     from hyperbuild.launcher.client import kill as kill_vm
 
     number = _signal_number(text)
-    return _for_each(context, names, lambda all_, one: kill_vm(all_, one, number))
+    return _for_each(context, names, lambda all_, one: kill_vm(all_, one, number, container))
 
 
 @click.command()
@@ -163,6 +219,7 @@ def _without_dashes(
 @click.option(
     "-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable; K alone takes the host's."
 )
+@_container
 @click.argument("name", metavar="VM")
 @click.argument(
     "command", nargs=-1, required=True, metavar="CMD...", type=click.UNPROCESSED,
@@ -184,17 +241,18 @@ def execute(context: Context, /, *, name: str, env: tuple[str, ...], **options: 
 
 
 @click.command()
+@_container
 @click.argument("source", metavar="VM:PATH|PATH|-")
 @click.argument("target", metavar="PATH|-|VM:PATH")
 @pass_context
-def cp(context: Context, *, source: str, target: str) -> None:
+def cp(context: Context, *, source: str, target: str, container: str) -> None:
     """Copy files out of a VM that runs, or into it; - is a tar archive on stdout or from stdin.
 
     A directory that is there takes what is copied into it, as with cp; DIR/. is what is in DIR.
     """
     from hyperbuild.builder.copying import copy
 
-    copy(context.instances(), source, target, context.console)
+    copy(context.instances(), source, target, context.console, container)
 
 
 @click.command()
@@ -209,7 +267,7 @@ def stats(context: Context, *, no_stream: bool, as_json: bool, names: tuple[str,
     show_stats(context.instances(), names, once=no_stream or as_json, as_json=as_json)
 
 
-COMMANDS = (run, list_vms, execute, cp, logs, stop, kill, rm, wait, stats)
+COMMANDS = (run, pod, list_vms, execute, cp, logs, stop, kill, rm, wait, stats)
 #: Other names of commands, as docker has them.
 ALIASES = {"ps": list_vms}
 

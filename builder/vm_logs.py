@@ -13,13 +13,23 @@ from hyperbuild.converter.records import Record
 from hyperbuild.launcher import wire
 from hyperbuild.launcher.client import NotRunningError, connect, frames
 from hyperbuild.launcher.instances import timestamp
-from hyperbuild.launcher.journal import STDOUT, Lines, Reader, last_lines
+from hyperbuild.launcher.journal import (
+    NOTE,
+    STDOUT,
+    Lines,
+    Reader,
+    is_stdout,
+    last_lines,
+    stderr_of_container,
+    stdout_of_container,
+)
+from hyperbuild.launcher.labels import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hyperbuild.launcher.instances import Instance, Instances
-    from hyperbuild.launcher.journal import Piece
+    from hyperbuild.launcher.journal import Chunk, Piece
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NANO = 1_000_000_000
@@ -27,12 +37,16 @@ _AT_ONCE = 64 << 10
 
 
 class LogOptions(Record):
-    """What of a log is wanted; ``since`` in nanoseconds since the epoch."""
+    """What of a log is wanted; ``since`` in nanoseconds since the epoch.
+
+    ``container`` is one of a pod; "" are all, each line behind its container's name.
+    """
 
     follow: bool
     tail: int | None
     timestamps: bool
     since: int
+    container: str = ""
 
 
 def parse_since(text: str) -> int:
@@ -61,12 +75,13 @@ def print_log(instances: Instances, instance: Instance, options: LogOptions) -> 
     grown = _growth(instances, instance) if options.follow else iter(())
     # A follower is entered before the first look, so that nothing is written between the two.
     next(grown, None)
-    log = _Log(Reader(instance.directory), options)
+    log = _Log(Reader(instance.directory), options, instance)
     log.print_first()
     for _ in grown:
         log.print_rest()
     if options.follow:
         log.print_rest()
+    log.print_last()
     if log.reader.gaps:
         raise HyperbuildError(
             "the log was written faster than it could be read: the oldest of it is missing; "
@@ -77,9 +92,12 @@ def print_log(instances: Instances, instance: Instance, options: LogOptions) -> 
 class _Log:
     """What of a log is wanted, printed as it comes; runs of one stream are written at once."""
 
-    def __init__(self, reader: Reader, options: LogOptions) -> None:
+    def __init__(self, reader: Reader, options: LogOptions, instance: Instance) -> None:
         self.reader = reader
         self._options = options
+        names = [container["name"] for container in instance.asked.containers]
+        self._wanted = _wanted(instance.asked.name, names, options.container)
+        self._labels = Labels(names) if names and self._wanted is None else None
         self._lines = Lines()
         self._stream = STDOUT
         self._waiting = bytearray()
@@ -95,14 +113,24 @@ class _Log:
         """Print what is there since the last time."""
         options = self._options
         if options.tail is None and not (options.since or options.timestamps):
-            for chunk in self.reader.read():
+            for chunk in self._chunks():
                 self._add(chunk.stream, chunk.data)
             self._flush()
         else:
             self._print(self._pieces())
 
-    def _pieces(self) -> Iterator[Piece]:
+    def print_last(self) -> None:
+        """Print what of lines is there that were never completed."""
+        if self._labels:
+            write_all(1, self._labels.rest())
+
+    def _chunks(self) -> Iterator[Chunk]:
         for chunk in self.reader.read():
+            if self._wanted is None or chunk.stream in self._wanted:
+                yield chunk
+
+    def _pieces(self) -> Iterator[Piece]:
+        for chunk in self._chunks():
             for piece in self._lines.split(chunk):
                 if piece.nanoseconds >= self._options.since:
                     yield piece
@@ -116,6 +144,9 @@ class _Log:
         self._flush()
 
     def _add(self, stream: int, data: bytes) -> None:
+        if self._labels:
+            # No data would be the line's end.
+            data = self._labels.feed(stream, data) if data else data
         if stream != self._stream or len(self._waiting) > _AT_ONCE:
             self._flush()
         self._stream = stream
@@ -123,8 +154,19 @@ class _Log:
 
     def _flush(self) -> None:
         if self._waiting:
-            write_all(1 if self._stream == STDOUT else 2, self._waiting)
+            write_all(1 if is_stdout(self._stream) else 2, self._waiting)
             self._waiting = bytearray()
+
+
+def _wanted(vm: str, names: list[str], container: str) -> tuple[int, ...] | None:
+    """Return the streams of a container, None for all; InputError if there is no such one."""
+    if not container:
+        return None
+    if container not in names:
+        known = f"there are {', '.join(names)}" if names else "it is no pod"
+        raise InputError(f"VM {vm} has no container {printable(container)}; {known}")
+    index = names.index(container)
+    return (NOTE, stdout_of_container(index), stderr_of_container(index))
 
 
 def _growth(instances: Instances, instance: Instance) -> Iterator[None]:

@@ -10,7 +10,7 @@ from hyperbuild.builder.report import mib, table
 from hyperbuild.launcher.instances import CREATED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hyperbuild.launcher.instances import Instance
     from hyperbuild.launcher.usage import Usage
@@ -43,7 +43,8 @@ def status_line(instance: Instance) -> str:
     if state.status == CREATED:
         return "Starting"
     if state.status == RUNNING:
-        return f"Up {_since(state.started)}" + (f" ({state.health})" if state.health else "")
+        how = state.health or _count(state.containers)
+        return f"Up {_since(state.started)}" + (f" ({how})" if how else "")
     what = "Restarting" if state.status == RESTARTING else "Exited"
     why = f": {state.reason}" if state.reason else ""
     return f"{what} ({state.exit_status}) {_since(state.finished)} ago{why}"
@@ -83,9 +84,46 @@ def instance_as_text(instance: Instance) -> str:
         "Directory": str(instance.directory),
     }
     width = max(map(len, facts)) + 2
-    return "\n".join(
+    text = "\n".join(
         f"{name + ':':{width}}{value or '-'}".rstrip() for name, value in facts.items()
     )
+    return f"{text}\n\n{_containers(instance)}" if asked.containers else text
+
+
+def _containers(instance: Instance) -> str:
+    """Show the containers of a pod, those that were never started too."""
+    states = {one["name"]: one for one in instance.state.containers}
+    return table(
+        ("CONTAINER", "IMAGE", "COMMAND", "STATUS", "RESTART"),
+        (
+            (
+                asked["name"],
+                asked["image"],
+                _cut(" ".join(asked["command"])),
+                _container_status(states.get(asked["name"])),
+                asked["restart"],
+            )
+            for asked in instance.asked.containers
+        ),
+    )
+
+
+def _container_status(state: Mapping[str, Any] | None) -> str:
+    if state is None or not (state["started"] or state["finished"]):
+        return "Waiting"
+    again = f", {state['restarts']} restarts" if state["restarts"] else ""
+    if state["status"] == RUNNING:
+        health = f" ({state['health']})" if state["health"] else ""
+        return f"Up {_since(state['started'])}{health}{again}"
+    what = "Restarting" if state["status"] == RESTARTING else "Exited"
+    why = f": {state['reason']}" if state["reason"] else ""
+    return f"{what} ({state['exit_status']}) {_since(state['finished'])} ago{again}{why}"
+
+
+def _count(containers: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many containers of a pod run; "" if all do, or it is none."""
+    running = sum(one["status"] == RUNNING for one in containers)
+    return f"{running} of {len(containers)} run" if running < len(containers) else ""
 
 
 def usage_rows(

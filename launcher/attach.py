@@ -78,12 +78,12 @@ class Attachment:
         self._last: dict[str, Any] | None = None
         self._has_started = False
 
-    def run(self, request: dict[str, Any], last: str) -> dict[str, Any]:
+    def run(self, request: dict[str, Any], *last: str) -> dict[str, Any]:
         """Ask for request, carry, and return the last that was told: how the VM ended, or began.
 
-        last is what that has to hold. RefusedError: it could not be started, or its supervisor was
-        killed while it ran; UnavailableError: the supervisor died before, or the user has had
-        enough.
+        last are what that has to hold one of. RefusedError: it could not be started, or its
+        supervisor was killed while it ran; UnavailableError: the supervisor died before, or the
+        user has had enough.
         """
         self._waiting += wire.encode_request(request)
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ class Attachment:
         told = self._last or {}
         if "error" in told:
             raise RefusedError(str(told["error"]), int(told["status"]))
-        if last in told:
+        if any(name in told for name in last):
             return told
         if self._has_started:
             raise RefusedError("the VM's supervisor was killed, and the VM with it", KILLED_STATUS)

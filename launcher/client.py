@@ -114,9 +114,12 @@ def _await_end(instances: Instances, instance: Instance, **request: Any) -> int:
     return 0 if status is None else status
 
 
-def kill(instances: Instances, instance: Instance, number: int) -> None:
-    """Send a signal to a VM's application; NotRunningError if there is none."""
-    ask(instances, instance, do="kill", signal=number)
+def kill(instances: Instances, instance: Instance, number: int, container: str = "") -> None:
+    """Send a signal to a VM's application; NotRunningError if there is none.
+
+    Of a pod it is to that container's, or to all.
+    """
+    ask(instances, instance, do="kill", signal=number, container=container)
 
 
 def remove(instances: Instances, instance: Instance, *, force: bool) -> None:

@@ -19,7 +19,7 @@ from hyperbuild.launcher.machine import Disk, Ids, Share, block_device, need_opt
 from hyperbuild.launcher.mounts import GuestMount
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
 
     from hyperbuild.launcher.machine import Machine, MachineOptions
@@ -34,55 +34,65 @@ _MAPPED_ID = "user.virtfs.uid"
 class Attached(Record):
     """A machine with all that it was to have, and the descriptors that it inherits for that.
 
-    ``entries`` belong into its initrd; ``mounts`` are what the guest is told, by target.
+    ``entries`` belong into its initrd; ``mounts`` are what the guest is told, by target, for each
+    container.
     """
 
     machine: Machine
     descriptors: tuple[int, ...]
     entries: tuple[CpioEntry, ...]
-    mounts: Mapping[str, GuestMount]
+    mounts: tuple[Mapping[str, GuestMount], ...]
 
 
 def attach(
-    machine: Machine, options: MachineOptions, image: str, search_path: str, stack: ExitStack
+    machine: Machine,
+    options: MachineOptions,
+    containers: Sequence[Sequence[Mount]],
+    image: str,
+    search_path: str,
+    stack: ExitStack,
 ) -> Attached:
-    """Open tap, mounts and disk of options for machine, which runs image (a digest).
+    """Open tap and disk of options, and the mounts of containers, for machine.
 
-    stack closes them. InputError: a source is missing or none that can be shared, something is in
-    use, or the kernel lacks what it takes; AccessError: it may not be opened; ToolError: mkfs.ext4
-    is missing or fails.
+    image is the digest of what its disk is for; stack closes all of them. InputError: a source is
+    missing or none that can be shared, something is in use, or the kernel lacks what it takes;
+    AccessError: it may not be opened; ToolError: mkfs.ext4 is missing or fails.
     """
-    work = _Work(machine, stack)
+    work = _Work(machine, stack, len(containers))
     if options.tap:
         work.add_tap(options.tap.name)
-    for mount in options.mounts:
-        if mount.source is not None and not mount.is_disk:
-            work.add(mount, mount.source)
+    for index, mounts in enumerate(containers):
+        for mount in mounts:
+            if mount.source is not None and not mount.is_disk:
+                work.add(index, mount, mount.source)
     # Last of what can fail by the user's mistake: files may be made.
     if options.disk:
         from hyperbuild.launcher.disk import open_disk
 
         work.add_disk(open_disk(options.disk, image, search_path))
-    for mount in options.mounts:
-        if mount.source is not None and mount.is_disk:
-            work.add_volume(mount, mount.source, search_path)
+    for index, mounts in enumerate(containers):
+        for mount in mounts:
+            if mount.source is not None and mount.is_disk:
+                work.add_volume(index, mount, mount.source, search_path)
     return work.attached()
 
 
 class _Work:
     """What was opened so far."""
 
-    def __init__(self, machine: Machine, stack: ExitStack) -> None:
+    def __init__(self, machine: Machine, stack: ExitStack, containers: int) -> None:
         self._machine = machine
         self._stack = stack
         self._descriptors: list[int] = []
         self._entries: list[CpioEntry] = []
-        self._mounts: dict[str, GuestMount] = {}
+        self._mounts: list[dict[str, GuestMount]] = [{} for _ in range(containers)]
         self._volumes: dict[Path, str] = {}
 
     def attached(self) -> Attached:
         """Return all of it."""
-        return Attached(self._machine, tuple(self._descriptors), tuple(self._entries), self._mounts)
+        return Attached(
+            self._machine, tuple(self._descriptors), tuple(self._entries), tuple(self._mounts)
+        )
 
     def add_tap(self, name: str) -> None:
         """Put the machine's network interface on a tap device."""
@@ -99,38 +109,38 @@ class _Work:
         self._machine = self._machine.replace(disks=(*self._machine.disks, disk))
         return block_device(self._machine.disks, len(self._machine.disks) - 1)
 
-    def add(self, mount: Mount, source: Path) -> None:
-        """Open a folder or a file."""
+    def add(self, index: int, mount: Mount, source: Path) -> None:
+        """Open a folder or a file for the container of that index."""
         pin = _pin(mount, source)
         try:
             mode = os.fstat(pin).st_mode
             if stat.S_ISDIR(mode):
                 need_option(self._machine.kernel_options, "CONFIG_9P_FS", f"-v {mount}")
-                self._add_directory(mount, pin)
+                self._add_directory(index, mount, pin)
             elif stat.S_ISREG(mode):
-                self._add_file(mount, pin)
+                self._add_file(index, mount, pin)
             else:
                 raise _refused(mount, f"{source} is neither a folder nor a file")
         finally:
             os.close(pin)
 
-    def add_volume(self, mount: Mount, path: Path, search_path: str) -> None:
+    def add_volume(self, index: int, mount: Mount, path: Path, search_path: str) -> None:
         """Open a named volume; one that is mounted twice is one disk."""
         from hyperbuild.launcher.volumes import open_volume
 
         if path not in self._volumes:
             self._volumes[path] = self.add_disk(open_volume(path, search_path))
         options = (*(() if "nocopy" in mount.words else ("fill",)), _access(mount))
-        self._tell(mount, "disk", self._volumes[path], options)
+        self._tell(index, mount, "disk", self._volumes[path], options)
 
-    def _add_directory(self, mount: Mount, pin: int) -> None:
+    def _add_directory(self, index: int, mount: Mount, pin: int) -> None:
         fd = self._keep(_open(mount, pin, os.O_DIRECTORY))
         tag = f"share{len(self._machine.shares)}"
         share = Share(fd, tag, _ids(mount, fd), mount.is_read_only)
         self._machine = self._machine.replace(shares=(*self._machine.shares, share))
-        self._tell(mount, "9p", tag, (_access(mount),))
+        self._tell(index, mount, "9p", tag, (_access(mount),))
 
-    def _add_file(self, mount: Mount, pin: int) -> None:
+    def _add_file(self, index: int, mount: Mount, pin: int) -> None:
         if not mount.is_read_only:
             raise _refused(
                 mount,
@@ -147,10 +157,13 @@ class _Work:
         mode = stat.S_IFREG | stat.S_IMODE(status.st_mode)
         owner = (status.st_uid, status.st_gid)
         self._entries.append(CpioEntry(f"{SPEC_DIRECTORY}/{name}", mode, content, owner=owner))
-        self._tell(mount, "file", name, ("ro", str(max(int(status.st_mtime), 0))))
+        modified = str(max(int(status.st_mtime), 0))
+        self._tell(index, mount, "file", name, ("ro", modified))
 
-    def _tell(self, mount: Mount, kind: str, source: str, options: tuple[str, ...]) -> None:
-        self._mounts[mount.target] = GuestMount(kind, source, mount.target, options)
+    def _tell(
+        self, index: int, mount: Mount, kind: str, source: str, options: tuple[str, ...]
+    ) -> None:
+        self._mounts[index][mount.target] = GuestMount(kind, source, mount.target, options)
 
     def _keep(self, fd: int) -> int:
         self._stack.callback(os.close, fd)

@@ -47,6 +47,7 @@ class Asked(Record):
 
     ``created`` is a time as ``timestamp`` gives it, ``restart`` the policy's text, ``log_size`` in
     bytes; ``boot_id`` is the host's at that time. ``options`` are those of its machine.
+    ``containers`` are those of a pod: each its name, image and command.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Asked(Record):
     ports: tuple[str, ...]
     bundle: Mapping[str, Any]
     options: Mapping[str, Any]
+    containers: tuple[Mapping[str, Any], ...] = ()
 
 
 class State(Record):
@@ -70,7 +72,8 @@ class State(Record):
 
     ``reason`` is empty for an application that ended by itself. ``health`` is "", "healthy" or
     "unhealthy"; ``restarts`` counts starts after the first; ``pid`` is the supervisor's, for
-    people. ``timeline`` is that of the last boot (``Timeline.document``).
+    people. ``timeline`` is that of the last boot (``Timeline.document``). ``containers`` are those
+    of a pod (``Keeper.documents``).
     """
 
     status: str = CREATED
@@ -82,6 +85,7 @@ class State(Record):
     health: str = ""
     pid: int | None = None
     timeline: Mapping[str, Any] | None = None
+    containers: tuple[Mapping[str, Any], ...] = ()
 
 
 class Instance(Record):

@@ -6,7 +6,8 @@ at once:
 
     u64 nanoseconds since the epoch | u8 stream (1 stdout, 2 stderr, 0 a note) | u32 length | bytes
 
-Numbers are big-endian. A note is a line of ours: so many bytes could not be kept, and why. What is
+The containers of a pod have streams of their own, two each: 1 and 2, 3 and 4, and so on. Numbers
+are big-endian. A note is a line of ours: so many bytes could not be kept, and why. What is
 cut off at the end of a file was never wholly written.
 """
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOTE, STDOUT, STDERR = 0, 1, 2
+#: As many as the containers of a pod have.
+LAST_STREAM = 32
 DEFAULT_SIZE = 20 << 20
 #: Bytes: a log must have room for a few records; more than that is no bound.
 SMALLEST_SIZE, LARGEST_SIZE = 64 << 10, 1 << 40
@@ -35,6 +38,26 @@ SMALLEST_SIZE, LARGEST_SIZE = 64 << 10, 1 << 40
 _HEADER = struct.Struct(">QBI")
 _LARGEST_RECORD = 1 << 20
 _READ = 64 << 10
+
+
+def stdout_of_container(index: int) -> int:
+    """Return the stream of a container's standard output."""
+    return 2 * index + STDOUT
+
+
+def stderr_of_container(index: int) -> int:
+    """Return the stream of a container's standard error."""
+    return 2 * index + STDERR
+
+
+def container_of(stream: int) -> int:
+    """Return the index of the container whose stream it is."""
+    return (stream - STDOUT) // 2
+
+
+def is_stdout(stream: int) -> bool:
+    """Tell whether a stream is a standard output."""
+    return stream % 2 == STDOUT
 
 
 class Chunk(Record):
@@ -178,7 +201,7 @@ class Reader:
             while len(self._rest) - at >= _HEADER.size:
                 nanoseconds, stream, length = _HEADER.unpack_from(self._rest, at)
                 # What no writer of ours has written ends the file: it can't be followed any more.
-                if length > _LARGEST_RECORD or stream > STDERR:
+                if length > _LARGEST_RECORD or stream > LAST_STREAM:
                     os.lseek(self._fd, 0, os.SEEK_END)
                     self._rest = b""
                     return

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.machine import Machine
     from hyperbuild.launcher.session import Outcome
 
-#: Events (docs/hyperstart.md): a template's copy goes on, has its identity; the application starts.
-RESUMED, RENEWED, EXEC = "resumed", "renewed", "exec"
+#: Events (docs/hyperstart.md): a template's copy goes on, has its identity; the application starts;
+#: a pod is ready for its containers.
+RESUMED, RENEWED, EXEC, READY = "resumed", "renewed", "exec", "ready"
 
 
 class Listener(Record):

@@ -246,10 +246,12 @@ def build_machine(
     accel: Accel,
     tsc_khz: int | None,
     ram: Ram | None = None,
+    others: Sequence[BundleFiles] = (),
 ) -> Machine:
     """Join a bundle and options into a Machine that boots initrd (template and spec segment).
 
     accel is decided (not AUTO); tsc_khz is the rate of the host's time stamp counter if known.
+    others are the bundles of a pod's further containers: only their root file systems count.
     The disk of options and its mounts are still to be added: they may have to be made.
     InputError: the bundle has no kernel, or options ask for what it can't give.
     """
@@ -262,8 +264,12 @@ def build_machine(
     if options.counting and accel is not Accel.TCG:
         raise InputError("instructions are counted by emulation alone; use the accelerator tcg")
     known = files.bundle.kernel.options if files.bundle.kernel else None
-    root = root_disk(files.rootfs, files.bundle.rootfs, options, known)
-    _check_fit(files, root, options)
+    all_files = (files, *others)
+    roots = tuple(root_disk(one.rootfs, one.bundle.rootfs, options, known) for one in all_files)
+    _check_fit(files, roots, options)
+    for one in all_files:
+        name = one.bundle.rootfs.format
+        need_option(known, f"CONFIG_{name.upper()}_FS", f"its rootfs.{name}")
     return Machine(
         kernel=files.kernel,
         initrd=initrd,
@@ -271,7 +277,7 @@ def build_machine(
         memory=options.memory,
         cpus=options.cpus,
         accel=accel,
-        disks=(root,),
+        disks=roots,
         nic=_nic(identity, options) if options.network else None,
         kernel_options=known,
         counting=options.counting,
@@ -282,6 +288,13 @@ def build_machine(
 def block_device(disks: Sequence[Disk], index: int) -> str:
     """Return the path by which the guest finds disks[index], which is no pmem."""
     return f"/dev/vd{chr(ord('a') + sum(not disk.pmem for disk in disks[:index]))}"
+
+
+def root_device(disks: Sequence[Disk], index: int) -> str:
+    """Return the path by which the guest finds disks[index], whichever kind it is."""
+    if not disks[index].pmem:
+        return block_device(disks, index)
+    return f"/dev/pmem{sum(disk.pmem for disk in disks[:index])}"
 
 
 def _nic(identity: Identity, options: MachineOptions) -> Nic:
@@ -325,13 +338,10 @@ def need_option(known: tuple[str, ...] | None, option: str, what: str) -> None:
         )
 
 
-def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
-    """Raise InputError where kernel, image and options do not go together."""
+def _check_fit(files: BundleFiles, roots: Sequence[Disk], options: MachineOptions) -> None:
+    """Raise InputError where kernel, images and options do not go together."""
     bundle = files.bundle
     known = bundle.kernel.options if bundle.kernel else None
-    need_option(
-        known, f"CONFIG_{bundle.rootfs.format.upper()}_FS", f"its rootfs.{bundle.rootfs.format}"
-    )
     if options.cpus > 1:
         need_option(known, "CONFIG_SMP", f"--cpus {options.cpus}")
     if options.disk:
@@ -339,7 +349,8 @@ def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
     for mount in options.mounts:
         if mount.is_disk:
             need_option(known, "CONFIG_EXT4_FS", f"-v {mount}")
-    mapped = root.size // _MAPPED_PER_BYTE if root.pmem else 0
+    mapped = sum(root.size for root in roots if root.pmem) // _MAPPED_PER_BYTE
+    images = sum(root.size for root in roots) // _MIB
     # While it is unpacked, the initramfs is there twice.
     loaded = _size(files.kernel) + 2 * _size(files.initramfs)
     least = _KERNEL_START + -(-(loaded + mapped) // _MIB) + _ROOM
@@ -347,7 +358,7 @@ def _check_fit(files: BundleFiles, root: Disk, options: MachineOptions) -> None:
         unmapped = ", or read the image by --rootfs blk" if mapped >= _MIB else ""
         raise InputError(
             f"memory of {options.memory} MiB is too small for a kernel of {loaded // _MIB} MiB and "
-            f"an image of {root.size // _MIB} MiB: give at least {least}M with -m{unmapped}"
+            f"an image of {images} MiB: give at least {least}M with -m{unmapped}"
         )
 
 

@@ -165,13 +165,16 @@ def guest_mounts(
     mounts: Iterable[Mount],
     image_volumes: Iterable[str],
     attached: Mapping[str, GuestMount],
+    shared: Iterable[tuple[str, str]] = (),
 ) -> list[GuestMount]:
     """Return all mounts of a VM, those above others first.
 
     An image's volume is its own directory, unless something else is mounted there; attached are
-    those whose sources were opened, by target. InputError for more than hyperstart takes.
+    those whose sources were opened, by target; shared are names and paths of a pod's directories.
+    InputError for more than hyperstart takes.
     """
     found = {mount.target: attached.get(mount.target) or _inside(mount) for mount in mounts}
+    found |= {target: GuestMount("pod", name, target) for name, target in shared}
     for target in _image_targets(image_volumes):
         found.setdefault(target, GuestMount("volume", "-", target))
     if len(found) > _MOST:

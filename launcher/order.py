@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.instances import Instance
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import MachineOptions
+    from hyperbuild.launcher.pod import Member
     from hyperbuild.launcher.restarting import RestartPolicy
     from hyperbuild.launcher.vm import WarmStart
 
@@ -30,7 +31,8 @@ _ABOVE = 10
 class Order(Record):
     """What a supervisor is to do; every path in it is absolute.
 
-    ``started_at`` is the timeline's first step, in nanoseconds of CLOCK_MONOTONIC.
+    ``started_at`` is the timeline's first step, in nanoseconds of CLOCK_MONOTONIC. With ``pod`` the
+    VM is one of several containers; files and options are the first's.
     """
 
     files: BundleFiles
@@ -43,6 +45,7 @@ class Order(Record):
     auto_remove: bool
     log_size: int
     started_at: int
+    pod: tuple[Member, ...] = ()
 
 
 def start(instance: Instance, lock: int, order: Order) -> socket.socket:

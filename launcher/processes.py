@@ -39,8 +39,8 @@ class Processes:
         self._lines = lines
         self._processes: dict[int, _Process] = {}
 
-    def start(self, client: Connection, request: dict[str, Any]) -> None:
-        """Have the guest start what a client asks for; it is told what comes of it."""
+    def start(self, client: Connection, request: dict[str, Any], container: int = 0) -> None:
+        """Have the guest start what a client asks for, in that container; it is told the rest."""
         if len(self._processes) >= PROCESSES_LIMIT:
             client.finish(
                 error=f"{PROCESSES_LIMIT} commands run in it already; wait until one has ended",
@@ -48,7 +48,7 @@ class Processes:
             )
             return
         try:
-            command = _command(request)
+            command = _command(request).replace(container=container)
             number = self._lines.exec(command)
         except HyperbuildError as error:
             client.finish(error=str(error), status=_FAILURE)

@@ -5,16 +5,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import HyperbuildError, UnavailableError
+from hyperbuild.converter.records import Record
 from hyperbuild.launcher import wire
 from hyperbuild.launcher.attach import RefusedError
+from hyperbuild.launcher.client import connect
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+    from hyperbuild.launcher.instances import Instance, Instances
+
 _CHUNK = 256 << 10
 #: Bytes of what a command complains that are kept.
 _COMPLAINT = 4096
+
+
+class Guest(Record):
+    """A VM that runs, or with ``container`` that one of a pod ("": the first)."""
+
+    instances: Instances
+    instance: Instance
+    container: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the VM is called."""
+        return self.instance.asked.name
+
+    def run(self, *args: str, stdin: bool = False) -> RemoteCommand:
+        """Start a built-in of hyperstart (docs/hyperstart.md); errors as of ``connect``."""
+        request: dict[str, Any] = {"args": list(args), "builtin": True, "stdin": stdin}
+        request["container"] = self.container
+        return RemoteCommand(connect(self.instances, self.instance), request)
 
 
 class RemoteCommand:

@@ -27,16 +27,20 @@ from hyperbuild.launcher.channel import (
 from hyperbuild.launcher.connection import Connection
 from hyperbuild.launcher.events import READ, Events
 from hyperbuild.launcher.instances import SOCKET_NAME, socket_address
+from hyperbuild.launcher.journal import is_stdout
+from hyperbuild.launcher.labels import Labels
 from hyperbuild.launcher.pipes import Pipes
 from hyperbuild.launcher.processes import Processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from hyperbuild.launcher.channel import Frame, Message
     from hyperbuild.launcher.journal import Journal
+    from hyperbuild.launcher.keeper import Keeper
     from hyperbuild.launcher.lines import Lines
+    from hyperbuild.launcher.pod import Member
     from hyperbuild.launcher.vm import Streams
 
 #: Seconds beyond its grace after which a guest that was told to end its application is ended.
@@ -62,7 +66,8 @@ class Server:
     """Serves the clients of one VM, for as long as its supervisor lives.
 
     grace (seconds) and stop_signal are what the VM is stopped with where nobody says otherwise;
-    on_health is called with "healthy" or "unhealthy".
+    on_health is called with "healthy" or "unhealthy", on_containers with ``Keeper.documents`` of a
+    pod, whose members are ``pod``.
     """
 
     is_done = False
@@ -76,6 +81,8 @@ class Server:
         grace: float,
         stop_signal: int,
         on_health: Callable[[str], None],
+        on_containers: Callable[[Sequence[dict[str, Any]]], None],
+        pod: Sequence[Member] = (),
     ) -> None:
         #: Whether its user wants the VM to end for good.
         self.is_stopping = False
@@ -97,6 +104,14 @@ class Server:
         self._is_started = False
         self._is_released = False
         self._forced: Forced | None = None
+        self._timeline: dict[str, Any] = {}
+        self._labels = Labels([member.name for member in pod])
+        self._on_containers = on_containers
+        self._keeper: Keeper | None = None
+        if pod:
+            from hyperbuild.launcher.keeper import Keeper
+
+            self._keeper = Keeper(pod, self.events, self)
         self._listener = _listen(directory)
         self.events.watch(self._listener.fileno(), READ, self._accept)
 
@@ -111,6 +126,8 @@ class Server:
         """Be given the way to the guest, before its first message."""
         self._lines = lines
         self._processes = Processes(lines)
+        if self._keeper:
+            self._keeper.connect(lines)
 
     def look(self) -> None:
         """Serve; Forced if the VM is to end now."""
@@ -125,12 +142,18 @@ class Server:
         elif isinstance(message, Event):
             if message.name in _HEALTH:
                 self._on_health(message.name)
+        elif self._keeper and self._keeper.see(message):
+            return
         elif self._processes:
             self._processes.see(message)
 
     def see_output(self, frame: Frame) -> None:
         """Take output of the processes beside the application; its own comes by the pipes."""
-        if self._processes and process_of(frame.sequence) != APPLICATION:
+        if process_of(frame.sequence) == APPLICATION:
+            return
+        if self._keeper and self._keeper.see_output(frame):
+            return
+        if self._processes:
             self._processes.see_output(frame)
 
     def see_console(self, data: bytes) -> None:
@@ -160,8 +183,16 @@ class Server:
             client.tell(warning=text)
 
     def started(self, timeline: dict[str, Any]) -> None:
-        """Tell that the application runs."""
+        """Tell that the application runs; a pod, once all its containers do."""
         self._is_started = True
+        self._timeline = timeline
+        if self._keeper:
+            self._keeper.begin()
+        else:
+            self._tell_start()
+
+    def _tell_start(self) -> None:
+        timeline = self._timeline
         for client in tuple(self._starters):
             client.finish(started=True, timeline=timeline)
         for client in self._attached:
@@ -172,6 +203,10 @@ class Server:
         self.events.at(None, self._force)
         self._is_started = False
         self._lines = None
+        if self._keeper:
+            self._keeper.end()
+            self.take_change()
+            self._broadcast(wire.STDOUT, self._labels.rest())
         if self._processes:
             self._processes.end()
             self._processes = None
@@ -181,7 +216,8 @@ class Server:
 
     def ended(self, status: int, reason: str) -> None:
         """Tell all who are attached or wait that the application ended."""
-        for client in tuple(self._attached | self._awaiting):
+        # Whoever still waits for the start of a pod learns that it will not come.
+        for client in tuple(self._attached | self._awaiting | self._starters):
             client.finish(exit=status, reason=reason)
 
     def failed(self, text: str, status: int) -> None:
@@ -205,6 +241,42 @@ class Server:
         # A signal ends that, too.
         while self._connections and not self._forced:
             self.events.turn(None)
+
+    # The keeper's part.
+
+    def take_output(self, stream: int, data: bytes) -> None:
+        """Keep output of a pod's container, and show it to who is attached, by whole lines."""
+        self._journal.write(stream, data)
+        self._broadcast(
+            wire.STDOUT if is_stdout(stream) else wire.STDERR, self._labels.feed(stream, data)
+        )
+        self._tell_growth()
+
+    def take_change(self) -> None:
+        """Note how the containers are."""
+        if self._keeper:
+            self._on_containers(self._keeper.documents())
+
+    def take_start(self) -> None:
+        """Tell that all of a pod's containers run."""
+        self._tell_start()
+
+    def take_end(self) -> None:
+        """End the VM of a pod whose containers have ended."""
+        self._release()
+        if self._lines:
+            self._lines.order(encode_stop(0))
+            self.events.at(time.monotonic() + _MARGIN, self._force)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all containers of a pod have ended for good, or it failed."""
+        return self._keeper is not None and self._keeper.is_over
+
+    @property
+    def pod_result(self) -> tuple[int, str]:
+        """The exit status of a pod, and why it failed if it did."""
+        return self._keeper.result if self._keeper else (0, "")
 
     # Clients.
 
@@ -285,18 +357,41 @@ class Server:
         self._ask_to_stop(min(max(wanted, 0.0), _LONGEST_GRACE))
 
     def _kill(self, client: Connection, request: dict[str, Any]) -> None:
-        number = request.get("signal")
+        number, name = request.get("signal"), str(request.get("container") or "")
+        if not self._knows(client, name):
+            return
         if not isinstance(number, int) or not 0 < number < signal.NSIG:
             client.finish(error=f"{number} is no signal", status=1)
         elif not self._is_started and number != signal.SIGKILL:
             client.finish(error="its application does not run now", status=1)
+        elif name:
+            self._kill_container(client, number, name)
         else:
             self._signal(number)
             client.finish(done=True)
 
+    def _kill_container(self, client: Connection, number: int, name: str) -> None:
+        if self._keeper and self._keeper.signal(number, name):
+            client.finish(done=True)
+        else:
+            client.finish(error=f"its container {name} does not run now", status=1)
+
+    def _knows(self, client: Connection, name: str) -> bool:
+        """Tell whether there is such a container; else the client learns which there are."""
+        if not name or (self._keeper and self._keeper.index(name) is not None):
+            return True
+        names = self._keeper.names if self._keeper else ()
+        known = f"there are {', '.join(names)}" if names else "it is no pod"
+        client.finish(error=f"it has no container {name}; {known}", status=1)
+        return False
+
     def _exec(self, client: Connection, request: dict[str, Any]) -> None:
+        name = str(request.get("container") or "")
+        if not self._knows(client, name):
+            return
         if self._is_started and self._processes:
-            self._processes.start(client, request)
+            index = self._keeper.index(name) if self._keeper else None
+            self._processes.start(client, request, index or 0)
         else:
             client.finish(error="its application does not run now", status=1)
 
@@ -309,18 +404,30 @@ class Server:
         self.is_stopping = True
         self._release()
         if self._is_started and self._lines:
-            self._lines.order(encode_stop(grace))
+            if self._keeper:
+                self._keeper.stop(grace)
+            else:
+                self._lines.order(encode_stop(grace))
             self.events.at(time.monotonic() + grace + _MARGIN, self._force)
         else:
             self._force()
 
     def _signal(self, number: int) -> None:
-        """Send a signal to the application; one that runs no more, or not yet, is ended by some."""
+        """Send a signal to the application; one that runs no more, or not yet, is ended by some.
+
+        A pod is stopped by what asks an application to end.
+        """
+        if self._keeper and number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._ask_to_stop(self._grace)
+            return
         if number in (signal.SIGKILL, self._stop_signal):
             self.is_stopping = True
             self._release()
         if self._is_started and self._lines:
-            self._lines.order(encode_signal(number))
+            if self._keeper:
+                self._keeper.signal(number)
+            else:
+                self._lines.order(encode_signal(number))
             if number == signal.SIGKILL:
                 self.events.at(time.monotonic() + _MARGIN, self._force)
         elif number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -335,13 +442,20 @@ class Server:
 
     def _take_output(self, stream: int, data: bytes) -> None:
         self._journal.write(stream, data)
-        if self._attached:
-            frames = wire.encode_stream(wire.STDOUT if stream == 1 else wire.STDERR, data)
-            for client in tuple(self._attached):
-                client.send(frames)
-                if client.waiting > _MOST_WAITING:
-                    client.drop()
-            self._regulate()
+        self._broadcast(wire.STDOUT if is_stdout(stream) else wire.STDERR, data)
+        self._tell_growth()
+
+    def _broadcast(self, kind: int, data: bytes) -> None:
+        if not (self._attached and data):
+            return
+        frames = wire.encode_stream(kind, data)
+        for client in tuple(self._attached):
+            client.send(frames)
+            if client.waiting > _MOST_WAITING:
+                client.drop()
+        self._regulate()
+
+    def _tell_growth(self) -> None:
         for client in tuple(self._followers):
             # One that has not taken the last word will look at the log again anyway.
             if client.is_idle:
@@ -349,9 +463,11 @@ class Server:
 
     def _regulate(self) -> None:
         """Have the application wait for its slowest reader."""
+        held = not self._is_released and any(client.is_full for client in self._attached)
         if self._pipes:
-            held = not self._is_released and any(client.is_full for client in self._attached)
             self._pipes.pause(held)
+        if self._keeper:
+            self._keeper.hold(held)
 
     def _release(self) -> None:
         """Let no reader hold up an application that ends: its end is behind its output."""

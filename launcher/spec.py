@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hyperbuild.converter.errors import InputError
 from hyperbuild.launcher.errors import LaunchError
-from hyperbuild.launcher.machine import Hold, block_device
+from hyperbuild.launcher.machine import Hold, block_device, root_device
 from hyperbuild.launcher.network import HOST_GATEWAY, Resolver, guest_resolv_conf
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.bundle import Bundle, Finding, Process, User
     from hyperbuild.launcher.health import HealthCheck
     from hyperbuild.launcher.identity import Identity
-    from hyperbuild.launcher.machine import Disk, Machine, MachineOptions, Nic
+    from hyperbuild.launcher.machine import Machine, MachineOptions, Nic
     from hyperbuild.launcher.mounts import GuestMount
+    from hyperbuild.launcher.pod import Member
 
 #: What docker puts into the environment of an image that says nothing of PATH.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,20 +46,12 @@ def spec_files(
     on; ContentError: its health check is none.
     """
     process = bundle.process
-    _refuse(process, options)
     hostname = identity.hostname
     health = _health(process, options)
     return {
+        **_container(bundle, options, machine, 0, hostname, mounts),
         "containers": b"1",
         "argv": _strings(arguments(process, options.args), "argument"),
-        "environ": _strings(environment(process, hostname, options), "variable"),
-        "cwd": _line(process.cwd, "working directory"),
-        "user": user_line(process.user),
-        "rootfs": f"{_root(machine.disks[0])} {bundle.rootfs.format} "
-        f"{'dax' if machine.disks[0].pmem else '-'}\n".encode(),
-        "upper": _upper(machine, options),
-        "mounts": _strings(_words(mounts), "mount"),
-        "readonly": b"root\n" if options.read_only else b"",
         "hostname": hostname.encode(),
         "machine-id": f"{identity.machine_id}\n".encode(),
         "net": _net(machine),
@@ -74,6 +67,49 @@ def spec_files(
         "health": _strings(health.argv, "health check") if health else b"",
         "health-times": health.times().encode() if health else b"",
         "tty": "{} {}\n".format(*options.tty).encode() if options.tty else b"",
+    }
+
+
+def pod_files(
+    members: Sequence[Member],
+    machine: Machine,
+    hostname: str,
+    mounts: Sequence[Sequence[GuestMount]],
+) -> dict[str, bytes]:
+    """Return what makes the boot spec of a pod's first container that of the pod.
+
+    mounts are those of each container. Errors as of ``spec_files``.
+    """
+    files = {"argv": b"", "health": b"", "tty": b"", "containers": str(len(members)).encode()}
+    for index, member in enumerate(members[1:], 1):
+        own = _container(
+            member.files.bundle, member.options, machine, index, hostname, mounts[index]
+        )
+        files |= {f"{index}/{name}": content for name, content in own.items()}
+    return files
+
+
+def _container(
+    bundle: Bundle,
+    options: MachineOptions,
+    machine: Machine,
+    index: int,
+    hostname: str,
+    mounts: Sequence[GuestMount],
+) -> dict[str, bytes]:
+    """Return the files that each container has; its root is the disk of that index."""
+    process = bundle.process
+    _refuse(process, options)
+    way = "dax" if machine.disks[index].pmem else "-"
+    root = f"{root_device(machine.disks, index)} {bundle.rootfs.format} {way}\n"
+    return {
+        "environ": _strings(environment(process, hostname, options), "variable"),
+        "cwd": _line(process.cwd, "working directory"),
+        "user": user_line(process.user),
+        "rootfs": root.encode(),
+        "upper": _upper(machine, options),
+        "mounts": _strings(_words(mounts), "mount"),
+        "readonly": b"root\n" if options.read_only else b"",
     }
 
 
@@ -174,10 +210,6 @@ def _upper(machine: Machine, options: MachineOptions) -> bytes:
 def _words(mounts: Iterable[GuestMount]) -> Iterator[str]:
     for mount in mounts:
         yield from (mount.kind, mount.source, mount.target, ",".join(mount.options) or "rw")
-
-
-def _root(disk: Disk) -> str:
-    return "/dev/pmem0" if disk.pmem else "/dev/vda"
 
 
 def _net(machine: Machine) -> bytes:

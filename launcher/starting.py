@@ -23,10 +23,10 @@ from hyperbuild.launcher.identity import new_identity
 from hyperbuild.launcher.machine import COUNTING_KHZ, Hold, Ram, build_machine
 from hyperbuild.launcher.network import read_resolver
 from hyperbuild.launcher.ports import check_ports_free
-from hyperbuild.launcher.spec import spec_files
+from hyperbuild.launcher.spec import pod_files, spec_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hyperbuild.initramfs.cpio import CpioEntry
     from hyperbuild.launcher.child import Child
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import Accel, Machine, MachineOptions
     from hyperbuild.launcher.mounts import GuestMount
+    from hyperbuild.launcher.pod import Member
     from hyperbuild.launcher.template import Templates
     from hyperbuild.launcher.timeline import Timeline
 
@@ -59,7 +60,7 @@ class Prepared(Record):
     """A machine that can be started; it inherits descriptors.
 
     orders are the first bytes for its control port. A VM that is restored begins with the state of
-    a descriptor, and where it stood is ``hold``.
+    a descriptor, and where it stood is ``hold``. In a pod the host starts what runs.
     """
 
     host: Host
@@ -68,6 +69,7 @@ class Prepared(Record):
     orders: bytes = b""
     state: int | None = None
     hold: Hold = Hold.NOWHERE
+    is_pod: bool = False
 
 
 #: Our ends of a VM's wires: console, control, stream, and the monitor of a machine that needs it.
@@ -99,10 +101,12 @@ def prepare_cold(
     *,
     ram: int | None = None,
     hold: Hold = Hold.NOWHERE,
+    pod: Sequence[Member] = (),
 ) -> Iterator[Prepared]:
     """Prepare a VM that boots; its initrd lives in a memory file.
 
-    ram is the descriptor of a file to be its RAM, hold is where it will stand still.
+    ram is the descriptor of a file to be its RAM, hold is where it will stand still. With pod the
+    VM is one of several containers, of which files and options are the first's.
     """
     initrd = os.memfd_create("initrd")
     with ExitStack() as stack:
@@ -117,19 +121,23 @@ def prepare_cold(
             accel=host.accel,
             tsc_khz=host.tsc_khz,
             ram=None if ram is None else Ram(_inherited(ram), restored=False),
+            others=[member.files for member in pod[1:]],
         )
         check_ports_free(options.ports)
         machine, opened = _inheriting(machine, stack)
         descriptors += opened
-        mounts: Mapping[str, GuestMount] = {}
+        containers = [member.options.mounts for member in pod] or [options.mounts]
+        mounts: Sequence[Mapping[str, GuestMount]] = [{} for _ in containers]
         entries: tuple[CpioEntry, ...] = ()
-        if options.tap or options.disk or any(mount.needs_host for mount in options.mounts):
+        outside = any(mount.needs_host for mounts in containers for mount in mounts)
+        if options.tap or options.disk or outside:
             from hyperbuild.launcher.devices import attach
 
             image = files.bundle.image.manifest_digest
-            attached = attach(machine, options, image, host.search_path, stack)
+            attached = attach(machine, options, containers, image, host.search_path, stack)
             machine, mounts, entries = attached.machine, attached.mounts, attached.entries
             descriptors += attached.descriptors
+        shared = pod[0].shared if pod else ()
         spec = spec_files(
             files.bundle,
             options,
@@ -138,10 +146,16 @@ def prepare_cold(
             clock=time.time_ns(),
             hold=hold,
             resolver=read_resolver(),
-            mounts=_guest_mounts(files, options, mounts),
+            mounts=_guest_mounts(files, options, mounts[0], shared),
         )
+        if pod:
+            each = [
+                _guest_mounts(member.files, member.options, opened, member.shared)
+                for member, opened in zip(pod, mounts, strict=True)
+            ]
+            spec |= pod_files(pod, machine, identity.hostname, each)
         _write_initrd(initrd, files, spec, entries)
-        yield Prepared(host, machine, tuple(descriptors))
+        yield Prepared(host, machine, tuple(descriptors), is_pod=bool(pod))
 
 
 @contextmanager
@@ -207,14 +221,17 @@ def _inheriting(machine: Machine, stack: ExitStack) -> tuple[Machine, list[int]]
 
 
 def _guest_mounts(
-    files: BundleFiles, options: MachineOptions, attached: Mapping[str, GuestMount]
+    files: BundleFiles,
+    options: MachineOptions,
+    attached: Mapping[str, GuestMount],
+    shared: Sequence[tuple[str, str]] = (),
 ) -> list[GuestMount]:
     volumes = files.bundle.process.volumes
-    if not (options.mounts or volumes):
+    if not (options.mounts or volumes or shared):
         return []
     from hyperbuild.launcher.mounts import guest_mounts
 
-    return guest_mounts(options.mounts, volumes, attached)
+    return guest_mounts(options.mounts, volumes, attached, shared)
 
 
 def _inherited(fd: int) -> Path:

@@ -68,6 +68,8 @@ class Supervisor:
             grace=order.options.grace,
             stop_signal=order.files.bundle.process.stop_signal.number,
             on_health=lambda health: self._change(health=health),
+            on_containers=lambda containers: self._change(containers=containers),
+            pod=order.pod,
         )
         self._server.adopt(starter)
 
@@ -93,7 +95,7 @@ class Supervisor:
         """Go on as the policy says; return the last end, when the state tells of it."""
         pause = 0.0
         policy = self._order.restart
-        while policy.wants(end.status, self._state.restarts) and not self._server.is_stopping:
+        while policy.wants(end.status, self._state.restarts) and not self._is_final():
             pause = next_pause(pause, time.monotonic() - self._started)
             self._finish(RESTARTING, end)
             self._server.ended(end.status, end.reason)
@@ -108,6 +110,10 @@ class Supervisor:
             end = again
         self._finish(EXITED, end)
         return end
+
+    def _is_final(self) -> bool:
+        """Tell whether the last end was wanted, or is that of a pod whose containers all ended."""
+        return self._server.is_stopping or self._server.is_over
 
     def _finish_stopped(self, last: End) -> End:
         """Finish a VM that was stopped before it ran again: its last run's end stays its end."""
@@ -137,8 +143,11 @@ class Supervisor:
                 streams=self._server.begin(),
                 watch=watch,
                 warm=order.warm,
+                pod=order.pod,
             )
             status = result.status
+            if self._server.is_over:
+                status, reason = self._server.pod_result
             if result.has_timed_out:
                 reason = "it ran longer than its --timeout"
         except Forced as forced:

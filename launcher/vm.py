@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.budget import Budget
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.machine import MachineOptions
+    from hyperbuild.launcher.pod import Member
     from hyperbuild.launcher.session import Observer
     from hyperbuild.launcher.starting import Prepared
     from hyperbuild.launcher.template import Templates
@@ -87,12 +88,14 @@ def run_vm(
     streams: Streams | None = None,
     watch: Watch | None = None,
     warm: WarmStart | None = None,
+    pod: Sequence[Member] = (),
 ) -> VMResult:
     """Boot files, carry the application's streams and wait for its end.
 
     search_path is where programs are found (as in PATH). watch's timeline, whose first step is the
     caller's, is filled in whatever comes; its on_started is called with it when the application is
-    started, and its observer may have the VM stopped. With warm the VM is the copy of a template.
+    started, and its observer may have the VM stopped. With warm the VM is the copy of a template,
+    with pod one of several containers, which watch's observer has to start.
     While it runs in the main thread, SIGINT, SIGTERM and SIGHUP stop the VM: the first asks the
     application, within the grace of options; the next kills. On every way out, the death of this
     process included, the hypervisor is gone.
@@ -120,7 +123,7 @@ def run_vm(
                 if warm.required:
                     raise
                 watch.progress.warn(f"{error}; this boot is a cold one")
-        with prepare_cold(host, files, options) as prepared:
+        with prepare_cold(host, files, options, pod=pod) as prepared:
             return _carry(prepared, *rest)
 
 
@@ -154,12 +157,15 @@ def _carry(
     """Start what is prepared and carry it to its end."""
     with started(prepared, watch.timeline) as vm:
         from hyperbuild.launcher.channel import encode_frame
-        from hyperbuild.launcher.listener import EXEC, RENEWED, Listener, conclude
+        from hyperbuild.launcher.listener import EXEC, READY, RENEWED, Listener, conclude
         from hyperbuild.launcher.session import Session, Wiring
 
         wiring = Wiring(
             *vm.ports, streams.stdout, streams.stderr, streams.stdin, signals, streams.terminal
         )
+        # What a copy of a running application waits for is its identity alone.
+        begun = EXEC if prepared.hold in (Hold.NOWHERE, Hold.EXEC) else RENEWED
+        begun = READY if prepared.is_pod else begun
         listener = Listener(
             prepared.machine,
             vm.monitor,
@@ -170,8 +176,7 @@ def _carry(
             dax_wanted=options.dax,
             dax_required=options.require_dax,
             on_started=watch.on_started,
-            # What a copy of a running application waits for is its identity alone.
-            started_by=EXEC if prepared.hold in (Hold.NOWHERE, Hold.EXEC) else RENEWED,
+            started_by=begun,
         )
         session = Session(
             vm.child,

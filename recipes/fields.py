@@ -24,7 +24,8 @@ class Field:
 
     ``kind`` is a JSON schema type; that of an array's items, or of a table's values, is ``items``.
     ``choices`` and ``pattern`` are for strings (or an array's), the limits for numbers, ``least``
-    for the number of an array's items. ``fields`` are the keys of a table, where it has no others,
+    for the number of an array's items; strings have at least one character unless they
+    ``may_be_empty``. ``fields`` are the keys of a table, where it has no others,
     or of the tables that may be among an array's items; ``required`` are those it can't do without.
     """
 
@@ -36,6 +37,7 @@ class Field:
     minimum: int | None = None
     maximum: int | None = None
     least: int = 0
+    may_be_empty: bool = False
     fields: Mapping[str, Field] = field(default_factory=dict)
     required: tuple[str, ...] = ()
 
@@ -66,7 +68,7 @@ class Field:
         limits = {
             "enum": list(self.choices) or None,
             "pattern": f"^(?:{self.pattern})$" if self.pattern else None,
-            "minLength": 1 if kind == "string" else None,
+            "minLength": 1 if kind == "string" and not self.may_be_empty else None,
             "minimum": self.minimum,
             "maximum": self.maximum,
         }
@@ -111,7 +113,7 @@ class Field:
             return f"is not {_NAMES[kind]}"
         if isinstance(value, str):
             if not value:
-                return "is empty"
+                return "" if self.may_be_empty else "is empty"
             if self.choices and value not in self.choices:
                 return f"is not one of {', '.join(self.choices)}"
             if self.pattern and not re.fullmatch(self.pattern, value):
@@ -181,9 +183,13 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "name": Field("What the image is called; default: localhost/ and the recipe's name."),
     },
     "source.config": {
-        "entrypoint": Field("What is run before all words of cmd.", "array", "string"),
-        "cmd": Field("What is run, or follows the entrypoint.", "array", "string"),
-        "env": Field("Variables.", "object", "string"),
+        "entrypoint": Field(
+            "What is run before all words of cmd.", "array", "string", may_be_empty=True
+        ),
+        "cmd": Field(
+            "What is run, or follows the entrypoint.", "array", "string", may_be_empty=True
+        ),
+        "env": Field("Variables.", "object", "string", may_be_empty=True),
         "user": Field("Who runs it: a name or UID[:GID]."),
         "working-dir": Field("Where it is run.", pattern=r"/.*"),
         "exposed-ports": Field(
@@ -221,8 +227,8 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "boot": {
         "memory": Field("RAM, as in 128M."),
         "cpus": Field("CPUs.", "integer", minimum=1, maximum=64),
-        "env": Field("Variables of the application.", "object", "string"),
-        "cmd": Field("What replaces the image's Cmd.", "array", "string"),
+        "env": Field("Variables of the application.", "object", "string", may_be_empty=True),
+        "cmd": Field("What replaces the image's Cmd.", "array", "string", may_be_empty=True),
         "hostname": Field("Host name of the guest."),
         "network": Field("The guest's network.", choices=("user", "none")),
         "rootfs": Field("Map the root file system, or read it.", choices=("dax", "blk")),

@@ -166,7 +166,7 @@ def attached(*texts: str, known: tuple[str, ...] | None = None, **more: Any) -> 
     mounts = tuple(parse_volume(text, VOLUMES) for text in texts)
     with ExitStack() as stack:
         options = MachineOptions(mounts=mounts, **more)
-        found = attach(machine(known), options, DIGEST, PATH, stack)
+        found = attach(machine(known), options, [options.mounts], DIGEST, PATH, stack)
         for share in found.machine.shares:
             assert stat.S_ISDIR(os.fstat(share.fd).st_mode)
         return found
@@ -274,7 +274,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
 def test_what_fails_leaves_no_volume_behind(tmp_path: Path) -> None:
     mounts = (parse_volume("new:/a", tmp_path), parse_volume("/no/such:/b", tmp_path))
     with ExitStack() as stack, pytest.raises(HyperbuildError, match="/no/such is not there"):
-        attach(machine(), MachineOptions(mounts=mounts), DIGEST, PATH, stack)
+        attach(machine(), MachineOptions(), [mounts], DIGEST, PATH, stack)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,10 +282,10 @@ def test_a_volume_that_is_mounted_twice_is_one_disk(tmp_path: Path) -> None:
     texts = ("new:/a", "new:/b:ro", "other:/c:nocopy")
     mounts = tuple(parse_volume(text, tmp_path) for text in texts)
     with ExitStack() as stack:
-        found = attach(machine(), MachineOptions(mounts=mounts), DIGEST, PATH, stack)
+        found = attach(machine(), MachineOptions(), [mounts], DIGEST, PATH, stack)
         # In use by this very VM.
         with pytest.raises(InputError, match="the volume new is in use by another VM; stop that"):
-            attach(machine(), MachineOptions(mounts=mounts), DIGEST, PATH, stack)
+            attach(machine(), MachineOptions(), [mounts], DIGEST, PATH, stack)
     assert [disk.read_only for disk in found.machine.disks] == [True, False, False]
     assert found.mounts == {
         "/a": GuestMount("disk", "/dev/vda", "/a", ("fill", "rw")),
