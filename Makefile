@@ -44,10 +44,11 @@ fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each 
 	done
 	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz
 
-fuzz-channel: setup ## fuzz both ends of the guest's channel, RUNS (10000000) executions for each target
+fuzz-channel: setup ## fuzz both ends of the guest's channel: RUNS (10000000) executions, or an hour
 	$(VENV)/pip install --quiet -e '.[fuzz]'
-	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_LIMIT=-runs=$(RUNS) fuzz
-	$(VENV)/python -m tests.fuzz.run channel build/fuzz/channel -runs=$(RUNS) -max_len=4096
+	$(MAKE) -C initramfs/src OUT=$(CURDIR)/build/fuzz-hyperstart FUZZ_LIMIT='-runs=$(RUNS) -max_total_time=3600' fuzz
+	$(VENV)/python -m tests.fuzz.run channel build/fuzz/channel -runs=$(RUNS) \
+	  -max_total_time=3600 -max_len=4096
 
 bench: setup ## measure convert, boot, density, transfer and exec, against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert

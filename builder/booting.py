@@ -430,8 +430,10 @@ def _refuse_image_options(options: BootOptions) -> None:
             )
 
 
-def summary(timeline: Timeline, *, counting: bool = False) -> str:
-    """Say on one line when the application was started, and what the time went into.
+def summary(
+    timeline: Timeline, *, counting: bool = False, what: str = "application started"
+) -> str:
+    """Say on one line when what came about, and what the time went into.
 
     A guest whose clock counts (counting) has no time of its own: then it is its instructions.
     """
@@ -443,7 +445,7 @@ def summary(timeline: Timeline, *, counting: bool = False) -> str:
         for before, step in pairwise(steps)
     ]
     total = (steps[-1].nanoseconds - steps[0].nanoseconds) / 1e6
-    return f"application started after {total:.0f} ms ({', '.join(parts)})"
+    return f"{what} after {total:.0f} ms ({', '.join(parts)})"
 
 
 def _summary_of_counts(timeline: Timeline) -> str:

@@ -104,7 +104,7 @@ def follow(context: Context, instance: Instance, lock: int, order: Order, *, det
         start(instance, lock, order),
         stdin=0 if interactive else None,
         terminal=find_terminal(1, 0) if order.options.tty and not detach else None,
-        on_told=_teller(context, counting=order.options.counting),
+        on_told=_teller(context, order),
     )
     request = {"do": "start"} if detach else {"do": "attach", "stdin": interactive}
     told = attachment.run(request, *(("started",) if detach else ()), "exit")
@@ -119,13 +119,14 @@ def follow(context: Context, instance: Instance, lock: int, order: Order, *, det
     return status
 
 
-def _teller(context: Context, *, counting: bool) -> Callable[[dict[str, Any]], None]:
+def _teller(context: Context, order: Order) -> Callable[[dict[str, Any]], None]:
     def tell(told: dict[str, Any]) -> None:
         if "warning" in told:
             context.console.warn(told["warning"])
         # A guest whose clock counts has no times that mean anything.
-        elif told.get("started") and not counting:
-            context.console.say(summary(_timeline(told["timeline"])))
+        elif told.get("started") and not order.options.counting:
+            what = "pod ready" if order.pod else "application started"
+            context.console.say(summary(_timeline(told["timeline"]), what=what))
 
     return tell
 

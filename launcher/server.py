@@ -382,7 +382,7 @@ class Server:
             return True
         names = self._keeper.names if self._keeper else ()
         known = f"there are {', '.join(names)}" if names else "it is no pod"
-        client.finish(error=f"it has no container {name}; {known}", status=1)
+        client.finish(error=f"the VM has no container {name}; {known}", status=1)
         return False
 
     def _exec(self, client: Connection, request: dict[str, Any]) -> None:
