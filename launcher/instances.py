@@ -280,18 +280,23 @@ def _is_held(directory: Path) -> bool:
 def _read(directory: Path) -> Instance | None:
     """Read a VM's files; None for a directory that is none."""
     try:
-        asked = json.loads((directory / ASKED_NAME).read_bytes())
-        asked = {key: tuple(value) if isinstance(value, list) else value
-                 for key, value in asked.items()}  # fmt: skip
-        one = Instance(directory, Asked(**asked), State())
+        one = Instance(directory, Asked(**_document(directory / ASKED_NAME)), State())
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     try:
-        state = State(**json.loads((directory / STATE_NAME).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        state = State(**_document(directory / STATE_NAME))
+    except (OSError, ValueError, TypeError, AttributeError):
         # A crash of the host may cut the file short: that VM is not there any more, but was.
         state = State(status=RUNNING)
     return one.replace(state=state)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Return the object that a file of ours has; ValueError or AttributeError if it has none."""
+    found = json.loads(path.read_bytes())
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+    }
 
 
 def _replace(path: Path, document: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ def spec(options: MachineOptions | None = None, **process: Any) -> dict[str, byt
 
 def test_the_files_are_those_of_the_contract() -> None:
     assert spec(user=User(101, 102, (5, 6)), env=("A=b", "C="), cwd="/srv") == {
+        "containers": b"1",
         "argv": b"/entry\0default\0",
         "environ": b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0"
         b"HOSTNAME=host\0A=b\0C=\0HOME=/root\0",

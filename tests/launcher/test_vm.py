@@ -269,7 +269,7 @@ def test_a_guest_that_does_nothing_is_timed_out(rogue: BundleFiles, what: str) -
         ("control-nonsense", "guest: a control message of 4008636142 bytes"),
         ("stream-nonsense", "guest: a stream frame of 4008636142 bytes"),
         ("hello-nonsense", "says hello twice"),
-        ("old-protocol", "version 1 of its protocol, not 4"),
+        ("old-protocol", "version 1 of its protocol, not 5"),
     ],
 )
 def test_a_guest_that_speaks_nonsense_is_ended(rogue: BundleFiles, what: str, said: str) -> None:
