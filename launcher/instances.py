@@ -294,9 +294,7 @@ def _read(directory: Path) -> Instance | None:
 def _document(path: Path) -> dict[str, Any]:
     """Return the object that a file of ours has; ValueError or AttributeError if it has none."""
     found = json.loads(path.read_bytes())
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
-    }
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 
 def _replace(path: Path, document: Mapping[str, Any]) -> None:
