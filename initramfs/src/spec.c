@@ -267,15 +267,16 @@ int spec_spend_seed(struct failure *why)
 
 void spec_forget(void)
 {
-	char place[8];
+	char place[24];
 
 	for (size_t i = 0; i < NAMES; i++)
 		unlinkat(directory, names[i], 0);
-	for (size_t container = 1; container < CONTAINERS_MAX; container++) {
+	snprintf(place, sizeof(place), "1");
+	for (size_t container = 2; faccessat(directory, place, F_OK, 0) == 0; container++) {
 		for (size_t i = 0; i < NAMES_OF_CONTAINER; i++)
-			unlinkat(directory, file_of(container, names[i]), 0);
-		snprintf(place, sizeof(place), "%zu", container);
+			unlinkat(directory, file_of(container - 1, names[i]), 0);
 		unlinkat(directory, place, AT_REMOVEDIR);
+		snprintf(place, sizeof(place), "%zu", container);
 	}
 	unlinkat(directory, "../spec", AT_REMOVEDIR);
 	unlinkat(directory, "../init", 0);
