@@ -68,7 +68,8 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
 
 def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
     asked = _request(context, recipe, options)
-    for profile in PROFILES:
+    # What makes disks boot adds nothing to what an application can do.
+    for profile in (name for name, it in PROFILES.items() if not it.bzimage):
         request = replace(asked, profile=profile)
         try:
             with _made(context, request) as directory:

@@ -217,7 +217,7 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "verify": Field("Compare the result with the layers.", "boolean"),
     },
     "kernel": {
-        "profile": Field("Profile of the HyperKernel.", choices=("micro", "dax", "full")),
+        "profile": Field("Profile of the HyperKernel.", choices=("micro", "dax", "full", "disk")),
         "fragments": Field(
             "Files of further kernel options, beside the recipe.", "array", "string",
             pattern=r".+\.config",
