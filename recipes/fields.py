@@ -214,6 +214,7 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "rootfs": {
         "format": Field("Format of the root file system.", choices=("erofs", "ext4")),
         "align": Field("Begin large files at huge pages.", "boolean"),
+        "verity": Field("Have the guest's kernel verify what it reads (dm-verity).", "boolean"),
         "verify": Field("Compare the result with the layers.", "boolean"),
     },
     "kernel": {
