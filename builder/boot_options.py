@@ -196,7 +196,7 @@ BOOT_OPTIONS = (
     ),
     BootOption(
         "profile", ("--profile",), "Kernel for an image that is converted first.  [default: dax]",
-        choices=("micro", "dax", "full"),
+        choices=("micro", "dax", "full", "disk"),
         shapes=True,
     ),
     BootOption(

@@ -333,6 +333,10 @@ def find_files(context: Context, options: BootOptions) -> BundleFiles:
     this one's.
     """
     files = _find_files(context, options)
+    if files.bundle.rootfs.verity and options.rootfs_as == "dax":
+        from hyperbuild.launcher.verity import no_dax
+
+        raise no_dax("--rootfs dax")
     if files.bundle.protocol == PROTOCOL_VERSION:
         return files
     from hyperbuild.builder.parts import make_initramfs

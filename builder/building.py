@@ -13,9 +13,10 @@ from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options,
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.export import check_directory
+from hyperbuild.builder.parts import default_profile, lacks_verity
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter.errors import HyperbuildError, InputError
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES, read_fragment
+from hyperbuild.kernel.kconfig import PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.expectations import Contract, check_contract
 from hyperbuild.launcher.located import open_directory
@@ -68,7 +69,7 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
 
 def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
     asked = _request(context, recipe, options)
-    for profile in PROFILES:
+    for profile in _candidates(asked):
         request = replace(asked, profile=profile)
         try:
             with _made(context, request) as directory:
@@ -79,6 +80,14 @@ def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
             context.console.say(f'{profile} does: record it as [kernel] profile = "{profile}"')
             return profile
     raise InputError(f"{recipe.name}: no profile does; see above what each one lacks")
+
+
+def _candidates(asked: Request) -> list[str]:
+    """Return the profiles that may do for what is asked, the smallest first."""
+    if asked.with_verity:
+        return [name for name in PROFILES if not lacks_verity(name)]
+    # What makes disks boot adds nothing to what an application can do.
+    return [name for name, profile in PROFILES.items() if not profile.bzimage]
 
 
 def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
@@ -93,6 +102,7 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
             check_contract(bundled.smoke, health_command=chosen.health_command)
     except InputError as error:
         raise InputError(f"{recipe.name}: {error}") from error
+    _check_verity(recipe)
     _check_kernel(recipe)
     check_source(recipe, platform.machine())
     if directory := recipe.get("output", "directory"):
@@ -101,6 +111,17 @@ def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
         except HyperbuildError as error:
             raise InputError(f"{recipe.name}: [output] directory: {error}") from error
     return recipe
+
+
+def _check_verity(recipe: Recipe) -> None:
+    """Refuse a root file system under dm-verity that is to be mapped."""
+    mapped = {"rootfs": "dax", "require-dax": True}
+    asked = [key for key, value in mapped.items() if recipe.get("boot", key) == value]
+    if recipe.get("rootfs", "verity") and asked:
+        raise InputError(
+            f"{recipe.name}: [boot] {asked[0]} and [rootfs] verity exclude each other, as what is "
+            "mapped is not verified; drop one"
+        )
 
 
 def _check_kernel(recipe: Recipe) -> None:
@@ -171,13 +192,14 @@ def boot_defaults(recipe: Recipe) -> BootDefaults:
 def _request(context: Context, recipe: Recipe, options: BuildOptions) -> Request:
     kernel = recipe.get("kernel", "file")
     bundled = boot_defaults(recipe)
+    with_verity = recipe.get("rootfs", "verity", False)
     says_nothing = not bundled.options and bundled.smoke is None and not bundled.budgets
     return Request(
         recipe.image,
         recipe.get("", "platform"),
         options.authfile,
         recipe.path(kernel) if kernel else None,
-        recipe.get("kernel", "profile", DEFAULT_PROFILE),
+        recipe.get("kernel", "profile") or default_profile(with_verity=with_verity),
         rootfs_format=recipe.get("rootfs", "format", "erofs"),
         aligns=recipe.get("rootfs", "align", False),
         verify=recipe.get("rootfs", "verify", False),
@@ -185,4 +207,5 @@ def _request(context: Context, recipe: Recipe, options: BuildOptions) -> Request
         boot=None if says_nothing else bundled,
         composition=compose(context, recipe) if recipe.is_composed else None,
         base=recipe.get("", "image") if recipe.is_composed else None,
+        with_verity=with_verity,
     )

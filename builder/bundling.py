@@ -23,7 +23,7 @@ from hyperbuild.converter import files, oci
 from hyperbuild.converter.convert import FORMATS, convert
 from hyperbuild.converter.errors import VerificationError
 from hyperbuild.converter.reuse import BlobChecks
-from hyperbuild.launcher.bundle import Bundle, ImageInfo, RootfsInfo
+from hyperbuild.launcher.bundle import Bundle, HashTreeInfo, ImageInfo, RootfsInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.store import Store
+    from hyperbuild.converter.verity import HashTree
     from hyperbuild.initramfs.build import Initramfs
     from hyperbuild.kernel.build import Kernel
     from hyperbuild.kernel.kconfig import Fragment
@@ -56,9 +57,9 @@ class Parts:
 class Order:
     """One bundle to be made: an image and its source, what it is joined with, and how.
 
-    ``rootfs_format`` is a key of FORMATS; ``epoch``, ``aligns`` and ``cache`` are as for
-    ``convert``; ``verify`` has the result proved (VerificationError), ``boot`` is what the bundle
-    says of how to boot it.
+    ``rootfs_format`` is a key of FORMATS; ``epoch``, ``aligns``, ``with_verity`` and ``cache`` are
+    as for ``convert``; ``verify`` has the result proved (VerificationError), ``boot`` is what the
+    bundle says of how to boot it.
     """
 
     image: SourceImage
@@ -68,6 +69,7 @@ class Order:
     epoch: int | None
     limits: Limits
     aligns: bool
+    with_verity: bool
     verify: bool
     boot: BootDefaults | None
     cache: LayerCache
@@ -103,11 +105,14 @@ class Order:
             parts.kernel and parts.kernel.digest,
             parts.initramfs and parts.initramfs.digest,
             *([self.boot.document()] if self.boot else []),
+            *(["verity"] if self.with_verity else []),
         )
         return oci.digest_of(json.dumps(identity).encode())
 
-    def check_again(self, fd: int) -> None:
+    def check_again(self, fd: int, verity: HashTreeInfo | None) -> None:
         """Verify what an earlier run has made in fd, and that its image is still sound.
+
+        verity is what its bundle says of its hash tree.
 
         VerificationError, or any error of the source.
         """
@@ -115,10 +120,13 @@ class Order:
             for layer in self.image.layers:
                 checks.check(layer)
             if self.verify:
-                self.prove(fd)
+                self.prove(fd, verity)
 
-    def prove(self, fd: int) -> None:
-        """Compare the root file system in fd with the image's layers; VerificationError."""
+    def prove(self, fd: int, verity: HashTreeInfo | None) -> None:
+        """Compare the root file system in fd with the image's layers, and its hash tree with it.
+
+        VerificationError says where they differ.
+        """
         from hyperbuild.converter.proof import prove
 
         prove(
@@ -129,6 +137,15 @@ class Order:
             limits=self.limits,
             progress=self.progress,
         )
+        if verity:
+            from hyperbuild.converter.verify_verity import verify_hash_tree
+
+            verify_hash_tree(
+                fd,
+                root_hash=bytes.fromhex(verity.root_hash),
+                salt=bytes.fromhex(verity.salt),
+                data_size=verity.hash_offset,
+            )
 
 
 def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
@@ -146,6 +163,7 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
         limits=order.limits,
         progress=order.progress,
         aligns=order.aligns,
+        with_verity=order.with_verity,
         cache=order.cache,
     )
     process = check_start(
@@ -163,7 +181,13 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
         ),
         config=image.config.config,
         process=process,
-        rootfs=RootfsInfo(order.rootfs_format, rootfs.size, rootfs.digest, image.config.diff_ids),
+        rootfs=RootfsInfo(
+            order.rootfs_format,
+            rootfs.size,
+            rootfs.digest,
+            image.config.diff_ids,
+            _hash_tree(rootfs.verity) if rootfs.verity else None,
+        ),
         kernel=describe_kernel(parts.kernel) if parts.kernel else None,
         initramfs=parts.initramfs.digest if parts.initramfs else None,
         boot=order.boot,
@@ -173,11 +197,15 @@ def make_bundle(order: Order, fd: int) -> tuple[Bundle, tuple[Loan, ...]]:
     # The proof builds a tree of its own; two at once would take twice the memory.
     del rootfs
     if order.verify:
-        order.prove(fd)
+        order.prove(fd, bundle.rootfs.verity)
     # Of what is not published there is nothing to warn.
     for finding in process.findings:
         order.progress.warn(f"{order.name}: {finding.name}: {finding.text}")
     return bundle, loans
+
+
+def _hash_tree(tree: HashTree) -> HashTreeInfo:
+    return HashTreeInfo(tree.root_hash.hex(), tree.salt.hex(), tree.data_size)
 
 
 def lend(order: Order, loans: Iterable[Loan], path: Path) -> None:
@@ -220,7 +248,7 @@ def _prove_again(found: StoredBundle, order: Order) -> None:
     """Prove a bundle made by an earlier run; one that fails leaves the store."""
     with found.files.rootfs.open("rb") as file:
         try:
-            order.prove(file.fileno())
+            order.prove(file.fileno(), found.files.bundle.rootfs.verity)
         except VerificationError:
             found.files.rootfs.unlink()
             raise

@@ -99,8 +99,16 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @click.option(
     "--verify", is_flag=True, help="Read the layers again and compare every file with the result."
 )
+@click.option(
+    "--verity", "with_verity", is_flag=True,
+    help="Have the guest's kernel verify what it reads (dm-verity), for disks that others may "
+    "write to. Not together with DAX.",
+)  # fmt: skip
 @_kernel_file
-@_profile
+@click.option(
+    "--profile", type=click.Choice(tuple(PROFILES)),
+    help="The HyperKernel's profile (see `kernel list`).  [default: dax; with --verity: disk]",
+)  # fmt: skip
 @platform_option
 @authfile_option
 @limit_options
@@ -116,11 +124,12 @@ def convert(
     no_kernel: bool,
     as_json: bool,
     kernel_file: Path | None,
-    profile: str,
+    profile: str | None,
     platform_text: str | None,
     authfile: Path | None,
     aligns: bool,
     verify: bool,
+    with_verity: bool,
     **limits: Any,
 ) -> None:
     """Turn IMAGE into a bundle: its files as a root file system, a kernel and an initramfs.
@@ -129,6 +138,7 @@ def convert(
     written into DIR instead.
     """
     from hyperbuild.builder.converting import Request, convert_image
+    from hyperbuild.builder.parts import default_profile
 
     if no_kernel and kernel_file:
         raise click.UsageError("--no-kernel and --kernel exclude each other.")
@@ -139,12 +149,13 @@ def convert(
             platform_text,
             authfile,
             kernel_file,
-            profile,
+            profile or default_profile(with_verity=with_verity),
             with_kernel=not no_kernel,
             rootfs_format=rootfs_format,
             limits=read_limits(limits),
             aligns=aligns,
             verify=verify,
+            with_verity=with_verity,
         ),
         output,
     )

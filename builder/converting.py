@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hyperbuild.builder.bundling import Order, Parts, store_bundle
 from hyperbuild.builder.export import export_bundle
 from hyperbuild.builder.locating import hinting
-from hyperbuild.builder.parts import custom_kernel, make_initramfs, profile_kernel
+from hyperbuild.builder.parts import check_has_verity, custom_kernel, make_initramfs, profile_kernel
 from hyperbuild.builder.stored import StoredBundle
 from hyperbuild.converter.limits import DEFAULT_LIMITS, Limits
 from hyperbuild.converter.oci import Platform
@@ -45,9 +45,10 @@ class Request:
     An image that is put together here has a ``composition``: ``image`` is what it is called then,
     and ``base`` the reference of the image below it, if there is one.
 
-    ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages;
-    ``verify`` has the result compared with the layers. ``fragments`` are files of kernel options
-    beyond the profile's, ``boot`` is what the bundle will say of how to boot it.
+    ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages,
+    ``with_verity`` adds a dm-verity hash tree; ``verify`` has the result compared with the layers.
+    ``fragments`` are files of kernel options beyond the profile's, ``boot`` is what the bundle will
+    say of how to boot it.
     """
 
     image: str
@@ -64,6 +65,7 @@ class Request:
     boot: BootDefaults | None = None
     composition: Composition | None = None
     base: str | None = None
+    with_verity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def ordered(
                 epoch=context.epoch,
                 limits=request.limits,
                 aligns=request.aligns,
+                with_verity=request.with_verity,
                 cache=context.layers(),
                 verify=request.verify,
                 boot=request.boot,
@@ -172,6 +175,8 @@ def _parts(context: Context, request: Request) -> Parts:
     if request.kernel_file:
         return Parts(custom_kernel(request.kernel_file), make_initramfs(context))
     fragments = tuple(map(read_fragment, request.fragments))
+    if request.with_verity:
+        check_has_verity(request.profile, fragments)
     kernel = profile_kernel(context, request.profile, fragments)
     return Parts(kernel, make_initramfs(context), fragments)
 
@@ -179,6 +184,8 @@ def _parts(context: Context, request: Request) -> Parts:
 def _say_what_was_made(context: Context, result: Result, seconds: float) -> None:
     bundle = result.bundle
     pieces = [f"rootfs.{bundle.rootfs.format} {bundle.rootfs.size / (1 << 20):.0f} MiB"]
+    if bundle.rootfs.verity:
+        pieces.append(f"root hash {bundle.rootfs.verity.root_hash}")
     if bundle.kernel:
         pieces.append(f"kernel {bundle.kernel.version}")
     context.console.say(f"{bundle.image.reference}: {', '.join(pieces)} in {seconds:.1f} s")

@@ -43,7 +43,7 @@ def export_bundle(directory: Path, order: Order, receipts: Sealed) -> Bundle:
         bundle = _untouched(directory, receipts.read(receipt))
         if bundle:
             with (directory / rootfs_name(order.rootfs_format)).open("rb") as rootfs:
-                order.check_again(rootfs.fileno())
+                order.check_again(rootfs.fileno(), bundle.rootfs.verity)
         else:
             bundle = _write(directory, order)
             written = [Identity.of(path, str(path)) for path in _content(directory)]

@@ -119,7 +119,8 @@ def _inspect_bundle(context: Context, name: str, files: BundleFiles, limits: Lim
 def _examine(context: Context, files: BundleFiles) -> tuple[Contents | None, tuple[Point, ...]]:
     examined, kernel = examine_rootfs(files.rootfs), files.bundle.kernel
     options = built_in_options(context, kernel) if kernel else None
-    return examined.contents, lint(examined, kernel, options)
+    has_verity = files.bundle.rootfs.verity is not None
+    return examined.contents, lint(examined, kernel, options, has_verity=has_verity)
 
 
 def _stored_image(

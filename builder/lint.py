@@ -22,6 +22,7 @@ PAGE_SIZE = 4096
 #: Options that must be built in: nothing loads modules before the root file system is mounted.
 _OPTIONS = ("DAX", "FS_DAX", "ZONE_DEVICE", "LIBNVDIMM", "BLK_DEV_PMEM", "X86_PMEM_LEGACY")
 _FORMAT_OPTIONS = {"erofs": ("EROFS_FS",), "ext4": ("EXT4_FS",)}
+_VERIFIED = "it is read as a block device, as dm-verity cannot check what is mapped"
 _AGAIN = "convert the image again"
 
 
@@ -44,13 +45,19 @@ class Point:
 
 
 def lint(
-    rootfs: Examined, kernel: KernelInfo | None, options: frozenset[str] | None
+    rootfs: Examined,
+    kernel: KernelInfo | None,
+    options: frozenset[str] | None,
+    *,
+    has_verity: bool = False,
 ) -> tuple[Point, ...]:
     """Judge a root file system and its bundle's kernel.
 
     options are the names of what is built into kernel ("FS_DAX"), None if that is not known.
     """
     points = [_format(rootfs), _size(rootfs)]
+    if has_verity:
+        points.append(Point("verity", Level.WARNING, _VERIFIED, "convert without --verity"))
     if rootfs.format:
         points.append(_block_size(rootfs))
         if rootfs.defect:

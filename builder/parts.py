@@ -7,10 +7,11 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from hyperbuild.converter.errors import NotFoundError
+from hyperbuild.converter.errors import InputError, NotFoundError
 from hyperbuild.converter.files import open_regular
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, load_profile, requests
 from hyperbuild.launcher.bundle import MACHINE_OPTIONS, KernelInfo
+from hyperbuild.launcher.verity import OPTIONS as VERITY_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from hyperbuild.kernel.build import Kernel
     from hyperbuild.kernel.kconfig import Fragment
     from hyperbuild.launcher.bundle import KernelInfo
+
+
+#: The smallest profile that has dm-verity.
+VERITY_PROFILE = "disk"
 
 
 def make_kernel(
@@ -69,6 +74,27 @@ def profile_kernel(context: Context, profile: str, more: Sequence[Fragment] = ()
         if not cached:
             raise
         return cached[-1]
+
+
+def default_profile(*, with_verity: bool) -> str:
+    """Return the profile for who has not chosen any."""
+    return VERITY_PROFILE if with_verity else DEFAULT_PROFILE
+
+
+def lacks_verity(profile: str, more: Sequence[Fragment] = ()) -> str:
+    """Return an option of dm-verity that profile and the fragments beyond it leave out, or ""."""
+    asked = requests((*load_profile(profile), *more))
+    missing = (name for name in VERITY_OPTIONS if name not in asked or asked[name][0].value != "y")
+    return next(missing, "")
+
+
+def check_has_verity(profile: str, more: Sequence[Fragment]) -> None:
+    """Raise InputError if profile, and the fragments beyond it, leave dm-verity out."""
+    if missing := lacks_verity(profile, more):
+        raise InputError(
+            f"a kernel of profile {profile} has no {missing}, which dm-verity needs; "
+            f"take profile {VERITY_PROFILE}, or leave verity out"
+        )
 
 
 def custom_kernel(path: Path) -> Kernel:

@@ -181,6 +181,7 @@ def _make(
         limits=options.limits,
         aligns=build.aligns,
         boot=bundle.boot,
+        with_verity=bundle.rootfs.verity is not None,
     )
     with ordered(fresh, request, Parts(kernel, initramfs, fragments)) as (_, order):
         seen, named = order.image.manifest.digest, bundle.image.manifest_digest

@@ -57,6 +57,8 @@ def facts(found: Inspection) -> Iterator[tuple[str, str]]:
     if bundle:
         rootfs = bundle.rootfs
         yield "rootfs", f"{rootfs.format}, {shown_size(rootfs.size)}, {rootfs.digest}"
+        if rootfs.verity:
+            yield "verity", f"root hash {rootfs.verity.root_hash}"
         if bundle.kernel:
             yield "kernel", f"{bundle.kernel.version}, {bundle.kernel.digest}"
     if contents:

@@ -1,8 +1,10 @@
 """What is signed of a bundle: an in-toto statement with its provenance.
 
     externalParameters     what was asked for: image, platform, format, align, sourceDateEpoch, how
-                           it wants to be booted, the kernel's profile and further fragments
-    internalParameters     how it was made: the maker, the kernel's key, versions of tools
+                           it wants to be booted, the kernel's profile and further fragments,
+                           verity (only if it was)
+    internalParameters     how it was made: the maker, the kernel's key, versions of tools; with
+                           verity the root hash
     resolvedDependencies   image, its config, kernel source, further fragments, hyperstart's
                            sources, and what the kernel and the initramfs came to
     subject                the bundle's manifest and its bundle.json
@@ -106,6 +108,7 @@ def write_statement(
 def _definition(bundle: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str, Any]:
     """Return SLSA's buildDefinition of a bundle, by the object that its bundle.json is."""
     image, build = bundle["image"], bundle.get("build") or {}
+    verity = bundle["rootfs"].get("verity")
     kernel = build.get("kernel") or {}
     asked = {name: kernel[name] for name in ("profile", "fragments") if name in kernel}
     external = {
@@ -116,8 +119,10 @@ def _definition(bundle: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str
         "sourceDateEpoch": build.get("epoch"),
         "boot": bundle.get("boot"),
         "kernel": bundle["kernel"] and asked,
+        **({"verity": True} if verity else {}),
     }
     internal = {"maker": build.get("maker"), "kernelKey": kernel.get("key"), "tools": dict(tools)}
+    internal |= {"rootHash": verity["rootHash"]} if verity else {}
     return {
         "buildType": _BUILD_TYPE,
         "externalParameters": external,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.source import ImageSource, SourceImage
     from hyperbuild.converter.tree import Inode, Tree
+    from hyperbuild.converter.verity import HashTree
 
     class Writer(Protocol):
         """What writes one format."""
@@ -76,12 +77,16 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """A root file system of size bytes and its digest, written into the file descriptor ``fd``."""
+    """A root file system of size bytes and its digest, written into the file descriptor ``fd``.
+
+    ``verity`` is the dm-verity hash tree behind it, if there is one; size and digest count that in.
+    """
 
     fd: int
     size: int
     digest: str
     flat: Flattened
+    verity: HashTree | None = None
 
     @property
     def tree(self) -> Tree:
@@ -108,14 +113,15 @@ def convert(
     progress: Progress,
     limits: Limits = DEFAULT_LIMITS,
     aligns: bool = False,
+    with_verity: bool = False,
     cache: LayerCache | None = None,
 ) -> Rootfs:
     """Flatten image and write it into the empty file fd in the format wanted.
 
     epoch (seconds) stands for times the layers don't give; by default it is when the image was
-    created. With aligns, large files begin at multiples of HUGE_PAGE. Layers that cache knows are
-    not read. The bytes depend on the image, the format, epoch and aligns alone. Errors as for
-    ``Flattener.flatten``.
+    created. With aligns, large files begin at multiples of HUGE_PAGE; with_verity puts a hash tree
+    behind the file system. Layers that cache knows are not read. The bytes depend on the image, the
+    format, epoch, aligns and with_verity alone. Errors as for ``Flattener.flatten``.
     """
     epoch = default_epoch(image) if epoch is None else epoch
     place = partial(
@@ -125,18 +131,24 @@ def convert(
         shares=rootfs_format.shares,
         aligns=aligns,
     )
-    identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids))
+    identity = "\n".join((rootfs_format.name, str(epoch), *image.config.diff_ids)).encode()
     with Settling(fd) as settling:
         flat = Flattener(image, source, fd, place, epoch, progress, limits, cache).flatten()
         size = rootfs_format.writer()(
             fd,
             flat.tree.root,
             flat.next_block,
-            uuid=hashlib.sha256(identity.encode()).digest()[:16],
+            uuid=hashlib.sha256(identity).digest()[:16],
             build_time=epoch,
             settled=settling.settled,
         )
-        return Rootfs(fd, size, settling.digest(), flat)
+        verity = None
+        if with_verity:
+            from hyperbuild.converter.verity import append_tree
+
+            verity, size = append_tree(fd, size, identity)
+            settling.settled(size)
+        return Rootfs(fd, size, settling.digest(), flat, verity)
 
 
 def default_epoch(image: SourceImage) -> int:

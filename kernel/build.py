@@ -1,6 +1,7 @@
 """The HyperKernel: built once for each source, configuration and compiler, then kept.
 
     CACHE/kernel/<key>/vmlinux        stripped, booted directly
+    CACHE/kernel/<key>/bzImage        the same as firmware and boot loaders start it (profile disk)
     CACHE/kernel/<key>/config         its .config
     CACHE/kernel/<key>/kernel.json    what it is and what it was made of
     CACHE/kernel/logs/<key>.log       the output of a build that failed
@@ -16,7 +17,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, ToolError
 from hyperbuild.converter.files import fsync_directory, locked, scratch
@@ -49,11 +50,21 @@ _COMPILED = ("  CC ", "  AS ", "  HOSTCC ")
 
 
 @dataclass(frozen=True, slots=True)
+class BootImage:
+    """A bzImage: ``size`` bytes at ``path``, of digest ``sha256:…``."""
+
+    path: Path
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A kernel in the cache: ``path`` is its vmlinux, ``size`` bytes; digests are ``sha256:…``.
 
     ``source`` is the digest of the source, ``toolchain`` the compiler and linker it was built by;
-    both are "", as is ``key``, for a kernel that came from elsewhere.
+    both are "", as is ``key``, for a kernel that came from elsewhere. ``bzimage`` is the same
+    kernel as firmware and boot loaders start it, for a profile that has one.
     """
 
     path: Path
@@ -65,6 +76,7 @@ class Kernel:
     profile: str
     source: str = ""
     toolchain: str = ""
+    bzimage: BootImage | None = None
 
     @property
     def config(self) -> Path:
@@ -92,8 +104,8 @@ def build_kernel(
     source do, and ToolError when a tool is missing or fails; then nothing is published.
     """
     room = cache / "kernel"
-    fragments, patches = _loaded(profile, more)
-    key = _key(source, fragments, patches)
+    fragments, patches, targets = _loaded(profile, more)
+    key = _key(source, fragments, patches, targets)
     if kernel := _load(room / key):
         return kernel
     with locked(room / f".lock-{key}"):
@@ -107,9 +119,10 @@ def build_kernel(
             log.unlink(missing_ok=True)
             make = Make(place / "tree", log, _made(place / "tmp"))
             apply_patches(place / "tree", patches, make, progress)
-            config = _compile(place / "tree", fragments, make, jobs, progress)
+            config = _compile(place / "tree", fragments, targets, make, jobs, progress)
             named = "+".join((profile, *(fragment.name for fragment in more)))
-            _describe(_made(place / "out"), place / "tree", config, source, named)
+            _collect(_made(place / "out"), place / "tree", config, targets)
+            _describe(place / "out", config, source, named)
             _publish(place / "out", room / key)
             log.unlink()
         kernel = _load(room / key)
@@ -148,13 +161,22 @@ def cached_kernels(cache: Path) -> list[Kernel]:
 
 def _loaded(
     profile: str, more: Sequence[Fragment]
-) -> tuple[tuple[Fragment, ...], tuple[Patch, ...]]:
-    return (*load_profile(profile), *more), load_patches(find_profile(profile))
+) -> tuple[tuple[Fragment, ...], tuple[Patch, ...], tuple[str, ...]]:
+    """Return profile's fragments and more, its patches, and what make is to make."""
+    found = find_profile(profile)
+    targets = ("vmlinux", "bzImage") if found.bzimage else ("vmlinux",)
+    return (*load_profile(profile), *more), load_patches(found), targets
 
 
-def _key(source: KernelSource, fragments: Sequence[Fragment], patches: Sequence[Patch]) -> str:
+def _key(
+    source: KernelSource,
+    fragments: Sequence[Fragment],
+    patches: Sequence[Patch],
+    targets: Sequence[str],
+) -> str:
     changes = [patch.diff for patch in patches]
     made_of = [_RECIPE, SKIPPED, source.digest, render(fragments), changes, toolchain()]
+    made_of += targets[1:]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -182,10 +204,21 @@ def _load(directory: Path) -> Kernel | None:
             str(note["profile"]),
             str(note["source"]),
             str(note["toolchain"]),
+            _boot_image(directory, note.get("bzimage")),
         )
         return kernel if path.stat().st_size == kernel.size else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _boot_image(directory: Path, note: Any) -> BootImage | None:
+    """Return the bzImage that note tells of; OSError or ValueError if it is not there whole."""
+    if note is None:
+        return None
+    image = BootImage(directory / "bzImage", int(note["size"]), str(note["digest"]))
+    if image.path.stat().st_size != image.size:
+        raise ValueError(f"{image.path} is cut off")
+    return image
 
 
 def _made(directory: Path) -> Path:
@@ -194,9 +227,14 @@ def _made(directory: Path) -> Path:
 
 
 def _compile(
-    tree: Path, fragments: Sequence[Fragment], make: Make, jobs: int, progress: Progress
+    tree: Path,
+    fragments: Sequence[Fragment],
+    targets: Sequence[str],
+    make: Make,
+    jobs: int,
+    progress: Progress,
 ) -> str:
-    """Configure and build tree/vmlinux, stripped; return the .config."""
+    """Configure and build make's targets, with tree/vmlinux stripped; return the .config."""
     # A directory that was built in brings objects of other options along.
     if (tree / ".config").exists():
         make.run("mrproper")
@@ -206,30 +244,42 @@ def _compile(
     with progress.task("compiling the kernel", unit="object") as task:
         make.run(
             f"-j{jobs}",
-            "vmlinux",
+            *targets,
             on_line=lambda line: task.advance(1) if line.startswith(_COMPILED) else None,
         )
     make.tool("strip", "--strip-all", "vmlinux")
     return configured.text
 
 
-def _describe(out: Path, tree: Path, config: str, source: KernelSource, profile: str) -> None:
-    """Fill out with vmlinux, config and kernel.json."""
-    shutil.move(tree / "vmlinux", out / "vmlinux")
+def _collect(out: Path, tree: Path, config: str, targets: Sequence[str]) -> None:
+    """Fill out with what was built in tree, and its config."""
+    made = {"vmlinux": tree / "vmlinux", "bzImage": tree / "arch/x86/boot/bzImage"}
+    for name in targets:
+        shutil.move(made[name], out / name)
     (out / "config").write_text(config, encoding="ascii")
-    with (out / "vmlinux").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(out: Path, config: str, source: KernelSource, profile: str) -> None:
+    """Write kernel.json for what is in out."""
     image = read_kernel(out / "vmlinux")
-    note = {
+    note: dict[str, object] = {
         "version": image.version,
-        "digest": f"sha256:{digest}",
+        "digest": _digest(out / "vmlinux"),
         "size": image.size,
         "config_digest": f"sha256:{hashlib.sha256(config.encode()).hexdigest()}",
         "profile": profile,
         "source": source.digest,
         "toolchain": toolchain(),
     }
+    bzimage = out / "bzImage"
+    if bzimage.exists():
+        note["bzimage"] = {"size": bzimage.stat().st_size, "digest": _digest(bzimage)}
     (out / "kernel.json").write_text(json.dumps(note, indent=2) + "\n", encoding="ascii")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _publish(out: Path, target: Path) -> None:

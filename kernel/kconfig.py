@@ -53,12 +53,16 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A kernel for one use: the names of the fragments and of the patches that make it."""
+    """A kernel for one use: the names of the fragments and of the patches that make it.
+
+    ``bzimage``: it is also built as firmware and boot loaders start it.
+    """
 
     name: str
     purpose: str
     fragments: tuple[str, ...]
     patches: tuple[str, ...]
+    bzimage: bool = False
 
 
 #: What every VM has, and what every kernel gains from.
@@ -72,8 +76,9 @@ _CORE = (
     "network",
     "lean",
 )
-_DAX = (*_CORE, "smp", "bus", "dax", "ext4", "sharing", "sandbox", "ipv6")
-_FULL = (*_DAX, "netfilter", "storage", "compat")
+_LARGER = (*_CORE, "smp", "bus", "dax", "ext4", "sharing", "sandbox", "ipv6")
+_FULL = (*_LARGER, "direct", "netfilter", "storage", "compat")
+_DISK = (*_LARGER, "firmware", "disks", "verity", "hyperv")
 _PATCHES = (
     "boot-stamps",
     "clear-words",
@@ -94,17 +99,27 @@ PROFILES: Mapping[str, Profile] = {
         Profile(
             "micro",
             "one CPU and virtio-mmio: the fastest boot, for images that need no more",
-            (*_CORE, "single"),
+            (*_CORE, "direct", "single"),
             _LEAN_PATCHES,
         ),
         Profile(
-            "dax", "the root file system mapped from the host, up to 16 CPUs", _DAX, _LEAN_PATCHES
+            "dax",
+            "the root file system mapped from the host, up to 16 CPUs",
+            (*_LARGER, "direct"),
+            _LEAN_PATCHES,
         ),
         Profile(
             "full",
             "everything that odd workloads ask for: netfilter, more file systems, 32-bit programs",
             _FULL,
             _PATCHES,
+        ),
+        Profile(
+            "disk",
+            "dax, and disks, ISOs and firmware: what `convert --output-format` makes boots itself",
+            _DISK,
+            _LEAN_PATCHES,
+            bzimage=True,
         ),
     )
 }

@@ -1,21 +1,23 @@
-"""What a bundle is, and its document bundle.json (schema version 3).
+"""What a bundle is, and its document bundle.json (schema version 4).
 
-{"schemaVersion": 3,
+{"schemaVersion": 4 of a bundle with dm-verity, else 3,
  "image":       {"reference", "manifestDigest", "configDigest", "platform"},
  "config":      the image config's ``config`` object, verbatim,
  "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
                  "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
                  "labels", "findings": [{"name", "text", "status"}, …]},
- "rootfs":      {"format", "size", "digest", "diffIds"},
+ "rootfs":      {"format", "size", "digest", "diffIds"}, in version 4 also
+                "verity": {"rootHash", "salt", "hashOffset"} (HashTreeInfo),
  "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
  "initramfs":   {"digest", "protocol"} or null,
  "commandLine": [word, …],
  "build":       what its bytes depend on beyond the image (builder/buildinfo.py), or null,
  "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
 
-Versions 1 and 2 are read, too. Neither has "build" or the initramfs' "protocol"; version 1 has a
-text "problem" (of the user, empty if there was none) where later ones have findings, and no options
-of the kernel.
+What knows nothing of dm-verity must not boot such a bundle as if it had none, so that has a version
+of its own. Versions 1 and 2 are read, too. Neither has "build" or the initramfs' "protocol";
+version 1 has a text "problem" (of the user, empty if there was none) where later ones have
+findings, and no options of the kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
     from hyperbuild.launcher.defaults import BootDefaults
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+#: The version of a bundle without dm-verity.
+_PLAIN_VERSION = 3
 
 #: The version of boot spec and channel (docs/hyperstart.md) that is spoken here with a guest.
 PROTOCOL_VERSION = 5
@@ -43,6 +47,8 @@ ROOTFS_FORMATS = ("erofs", "ext4")
 #: Kernel options that a machine may need (launcher/machine.py and the drivers ask for them).
 MACHINE_OPTIONS = (
     "CONFIG_9P_FS",
+    "CONFIG_DM_INIT",
+    "CONFIG_DM_VERITY",
     "CONFIG_EROFS_FS",
     "CONFIG_EXT4_FS",
     "CONFIG_FS_DAX",
@@ -53,6 +59,8 @@ MACHINE_OPTIONS = (
 )
 
 _ID_LIMIT = 2**32 - 1
+_HEX = frozenset("0123456789abcdef")
+_BLOCK = 4096
 #: The statuses of docker for a container that was not started.
 _STATUSES = (125, 126, 127)
 
@@ -107,6 +115,18 @@ class Process(Record):
     findings: tuple[Finding, ...] = ()
 
 
+class HashTreeInfo(Record):
+    """The dm-verity hash tree of a root file system.
+
+    ``root_hash`` (a sha256) and ``salt`` (32 bytes) are hexadecimal; ``hash_offset`` is where the
+    tree's superblock lies in the file, in bytes: right behind the file system.
+    """
+
+    root_hash: str
+    salt: str
+    hash_offset: int
+
+
 class RootfsInfo(Record):
     """The root file system: "erofs" or "ext4", size in bytes, digest, the layers it came from."""
 
@@ -114,6 +134,7 @@ class RootfsInfo(Record):
     size: int
     digest: str
     diff_ids: tuple[str, ...]
+    verity: HashTreeInfo | None = None
 
 
 class KernelInfo(Record):
@@ -176,7 +197,7 @@ class Bundle(Record):
 def _document(bundle: Bundle) -> dict[str, Any]:
     image, rootfs, kernel = bundle.image, bundle.rootfs, bundle.kernel
     return {
-        "schemaVersion": SCHEMA_VERSION,
+        "schemaVersion": SCHEMA_VERSION if rootfs.verity else _PLAIN_VERSION,
         "image": {
             "reference": image.reference,
             "manifestDigest": image.manifest_digest,
@@ -190,6 +211,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "size": rootfs.size,
             "digest": rootfs.digest,
             "diffIds": list(rootfs.diff_ids),
+            **({"verity": _verity_document(rootfs.verity)} if rootfs.verity else {}),
         },
         "kernel": kernel
         and {
@@ -202,6 +224,14 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "commandLine": list(bundle.command_line),
         "build": None if bundle.build is None else dict(bundle.build),
     } | ({"boot": bundle.boot.document()} if bundle.boot else {})
+
+
+def _verity_document(verity: HashTreeInfo) -> dict[str, Any]:
+    return {
+        "rootHash": verity.root_hash,
+        "salt": verity.salt,
+        "hashOffset": verity.hash_offset,
+    }
 
 
 def _process_document(process: Process) -> dict[str, Any]:
@@ -322,7 +352,7 @@ def _bundle(fields: _Fields, version: int) -> Bundle:
         image=_image(fields.inner("image")),
         config=fields.object("config"),
         process=_process(fields.inner("process"), version),
-        rootfs=_rootfs(fields.inner("rootfs")),
+        rootfs=_rootfs(fields.inner("rootfs"), version),
         kernel=_kernel(fields.optional("kernel"), version),
         initramfs=initramfs,
         command_line=fields.texts("commandLine"),
@@ -422,7 +452,7 @@ def _signal(fields: _Fields) -> Signal:
     return signal
 
 
-def _rootfs(fields: _Fields) -> RootfsInfo:
+def _rootfs(fields: _Fields, version: int) -> RootfsInfo:
     rootfs = RootfsInfo(
         format=fields.text("format"),
         size=fields.number("size", 2**63 - 1),
@@ -431,12 +461,26 @@ def _rootfs(fields: _Fields) -> RootfsInfo:
             check_digest(item, fields.where("diffIds")) for item in fields.array("diffIds")
         ),
     )
+    if version > _PLAIN_VERSION:
+        rootfs = rootfs.replace(verity=_verity(fields.inner("verity"), rootfs.size))
     if rootfs.format not in ROOTFS_FORMATS:
         raise ContentError(
             f"{fields.where('format')} {rootfs.format!r} is not one of {', '.join(ROOTFS_FORMATS)}"
         )
     fields.end()
     return rootfs
+
+
+def _verity(fields: _Fields, size: int) -> HashTreeInfo:
+    """Read what becomes a part of the kernel's command line, so nothing but what it should be."""
+    root_hash, salt = fields.text("rootHash"), fields.text("salt")
+    if any(len(text) != 64 or not _HEX.issuperset(text) for text in (root_hash, salt)):
+        raise ContentError(f"{fields.where('rootHash')} or salt is not 64 hexadecimal digits")
+    offset = fields.number("hashOffset", size)
+    if not offset or offset % _BLOCK:
+        raise ContentError(f"{fields.where('hashOffset')} is no multiple of {_BLOCK}")
+    fields.end()
+    return HashTreeInfo(root_hash, salt, offset)
 
 
 def _kernel(fields: _Fields | None, version: int) -> KernelInfo | None:

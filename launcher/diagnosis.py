@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: Failures by name that are the machine's, whatever its application did.
-OF_MACHINE = ("hyperstart", "panic", "no-init")
+OF_MACHINE = ("hyperstart", "panic", "no-init", "verity")
+#: A kernel that did not make the device that hyperstart is to mount.
+NO_VERITY = "no-verity"
 
 _WORDS_SHOWN = 160
 
 _PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
 _HYPERSTART = re.compile(r"^hyperstart: (.*)", re.MULTILINE)
+_CORRUPTED = re.compile(r"device-mapper: verity: \S+ ((?:meta)?data block \d+) is corrupted")
 _OUT_OF_MEMORY = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
 
@@ -82,7 +85,9 @@ def _of_machine(console: str) -> Iterator[Diagnosis]:
         return
     reason = panic[1].strip()
     text = f"the guest's kernel panicked: {reason}"
-    if re.search(r"memory|oom", reason, re.IGNORECASE):
+    if reason.startswith("dm-verity"):
+        yield Diagnosis("verity", *_of_verity(console))
+    elif re.search(r"memory|oom", reason, re.IGNORECASE):
         yield Diagnosis("panic", text, "give the VM more memory with -m")
     elif re.search(r"init|root fs", reason):
         remedy = "the initramfs does not fit the kernel; make the bundle again"
@@ -90,6 +95,14 @@ def _of_machine(console: str) -> Iterator[Diagnosis]:
     else:
         remedy = "this kernel does not fit this machine; build it again, or boot with -m or --cpus"
         yield Diagnosis("panic", text, remedy)
+
+
+def _of_verity(console: str) -> tuple[str, str]:
+    """Return text and remedy. The kernel names the block once an application runs, not before."""
+    block = _CORRUPTED.findall(console)
+    where = f" ({block[-1]})" if block else ""
+    text = f"the root file system was changed: a block does not match its dm-verity hash{where}"
+    return text, "do not trust that disk; convert the image again, or pull the bundle anew"
 
 
 #: What a refusal's text has in it -> name and remedy.
@@ -117,6 +130,11 @@ _REFUSALS = (
         "make it executable for the image's USER (chmod +x), or correct its first line",
     ),
     (r"No space left", "no-space", "give the VM more memory with -m"),
+    (
+        r"^/dev/dm-",
+        NO_VERITY,
+        "the kernel could not set up dm-verity: convert the image again with --profile disk",
+    ),
     (
         r"^mount ",
         "no-rootfs",

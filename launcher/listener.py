@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hyperbuild.converter.records import Record
+from hyperbuild.launcher import diagnosis
 from hyperbuild.launcher.channel import Event, Exit, Hello, encode_clock
 from hyperbuild.launcher.console import diagnose
 from hyperbuild.launcher.errors import BootError, LaunchError
@@ -134,7 +135,11 @@ def conclude(
     if outcome.error:
         raise outcome.error
     if outcome.failure:
-        raise LaunchError(outcome.failure.text, status=outcome.failure.status, console=console)
+        text = outcome.failure.text
+        found = diagnosis.diagnose(diagnosis.Evidence(refusal=text))
+        if found and found.name == diagnosis.NO_VERITY:
+            text = str(found)
+        raise LaunchError(text, status=outcome.failure.status, console=console)
     status = outcome.exit.status if outcome.exit else None
     if outcome.verdict is not None:
         status = outcome.verdict

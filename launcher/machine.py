@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from hyperbuild.launcher.bundle import Bundle, RootfsInfo
+    from hyperbuild.launcher.bundle import Bundle, HashTreeInfo, RootfsInfo
     from hyperbuild.launcher.identity import Identity
     from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.launcher.mounts import Mount
@@ -141,12 +141,16 @@ class MachineOptions(Record):
 
 
 class Disk(Record):
-    """A file the guest sees as a device: pmem (mapped, DAX) or a block device; size in bytes."""
+    """A file the guest sees as a device: pmem (mapped, DAX) or a block device; size in bytes.
+
+    With ``verity`` it is used through a device that verifies what is read.
+    """
 
     path: Path
     size: int
     pmem: bool
     read_only: bool = True
+    verity: HashTreeInfo | None = None
 
 
 class Ids(StrEnum):
@@ -270,10 +274,16 @@ def build_machine(
     for one in all_files:
         name = one.bundle.rootfs.format
         need_option(known, f"CONFIG_{name.upper()}_FS", f"its rootfs.{name}")
+    words = kernel_words(files.bundle, accel, options.cpus, tsc_khz)
+    if any(root.verity for root in roots):
+        from hyperbuild.launcher.verity import check_kernel, verity_word
+
+        check_kernel(known)
+        words = (*words, verity_word(roots))
     return Machine(
         kernel=files.kernel,
         initrd=initrd,
-        command_line=kernel_words(files.bundle, accel, options.cpus, tsc_khz),
+        command_line=words,
         memory=options.memory,
         cpus=options.cpus,
         accel=accel,
@@ -292,6 +302,8 @@ def block_device(disks: Sequence[Disk], index: int) -> str:
 
 def root_device(disks: Sequence[Disk], index: int) -> str:
     """Return the path by which the guest finds disks[index], whichever kind it is."""
+    if disks[index].verity:
+        return f"/dev/dm-{sum(disk.verity is not None for disk in disks[:index])}"
     if not disks[index].pmem:
         return block_device(disks, index)
     return f"/dev/pmem{sum(disk.pmem for disk in disks[:index])}"
@@ -315,6 +327,10 @@ def root_disk(
     """
     aligned = rootfs.size > 0 and rootfs.size % DAX_ALIGNMENT == 0
     if options.require_dax:
+        if rootfs.verity:
+            from hyperbuild.launcher.verity import no_dax
+
+            raise no_dax("--require-dax")
         if not options.dax:
             raise InputError(
                 "--require-dax contradicts the choice of a block device; drop one of the two"
@@ -325,8 +341,9 @@ def root_disk(
                 "convert it again"
             )
         need_option(known, "CONFIG_FS_DAX", "--require-dax")
-    capable = known is None or "CONFIG_FS_DAX" in known
-    return Disk(path, rootfs.size, pmem=options.dax and aligned and capable)
+    capable = (known is None or "CONFIG_FS_DAX" in known) and not rootfs.verity
+    pmem = options.dax and aligned and capable
+    return Disk(path, rootfs.size, pmem=pmem, verity=rootfs.verity)
 
 
 def need_option(known: tuple[str, ...] | None, option: str, what: str) -> None:

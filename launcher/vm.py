@@ -173,7 +173,7 @@ def _carry(
             tuple(watch.budgets),
             watch.progress,
             tsc_khz=prepared.host.tsc_khz,
-            dax_wanted=options.dax,
+            dax_wanted=options.dax and not prepared.machine.disks[0].verity,
             dax_required=options.require_dax,
             on_started=watch.on_started,
             started_by=begun,

@@ -214,10 +214,11 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "rootfs": {
         "format": Field("Format of the root file system.", choices=("erofs", "ext4")),
         "align": Field("Begin large files at huge pages.", "boolean"),
+        "verity": Field("Have the guest's kernel verify what it reads (dm-verity).", "boolean"),
         "verify": Field("Compare the result with the layers.", "boolean"),
     },
     "kernel": {
-        "profile": Field("Profile of the HyperKernel.", choices=("micro", "dax", "full")),
+        "profile": Field("Profile of the HyperKernel.", choices=("micro", "dax", "full", "disk")),
         "fragments": Field(
             "Files of further kernel options, beside the recipe.", "array", "string",
             pattern=r".+\.config",

@@ -346,11 +346,12 @@ def test_an_option_of_the_kernel_is_explained_for_each_profile(run_cli: RunCli) 
 
 def test_kernel_list_shows_the_profiles(run_cli: RunCli) -> None:
     listed = run_cli("kernel", "list").stdout
-    assert [line.split()[0] for line in listed.splitlines()[:4]] == [
+    assert [line.split()[0] for line in listed.splitlines()[:5]] == [
         "PROFILE",
         "micro",
         "dax",
         "full",
+        "disk",
     ]
 
 

@@ -157,6 +157,25 @@ def test_each_profile_is_a_kernel_of_its_own(tmp_path: Path, tiny: KernelSource)
     assert find_kernel(tmp_path / "cache", tiny) == made[1]
 
 
+def test_a_kernel_for_firmware_comes_with_the_image_that_firmware_starts(
+    tmp_path: Path, tiny: KernelSource
+) -> None:
+    cache = tmp_path / "cache"
+    kernel = build_kernel(cache, tiny, profile="disk", jobs=1, progress=QUIET)
+    assert kernel.bzimage is not None
+    content = kernel.bzimage.path.read_bytes()
+    assert content == b"what firmware starts\n"
+    assert kernel.bzimage.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert build(tmp_path, tiny).bzimage is None
+    for damage in (b"cut", None):
+        if damage is None:
+            kernel.bzimage.path.unlink()
+        else:
+            kernel.bzimage.path.write_bytes(damage)
+        assert find_kernel(cache, tiny, "disk") is None
+        assert build_kernel(cache, tiny, profile="disk", jobs=1, progress=QUIET) == kernel
+
+
 def test_fragments_of_one_s_own_make_another_kernel(tmp_path: Path, tiny: KernelSource) -> None:
     cache = tmp_path / "cache"
     more = (parse_fragment("house", "# Ours.\n\n# Because.\nCONFIG_HOUSE=y\n"),)

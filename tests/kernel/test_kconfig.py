@@ -146,7 +146,7 @@ def test_a_profile_asks_for_each_option_once(name: str) -> None:
 
 def test_an_unknown_profile_is_answered_with_those_that_exist() -> None:
     with pytest.raises(
-        NotFoundError, match=r"no kernel profile 'huge'; there are: micro, dax, full"
+        NotFoundError, match=r"no kernel profile 'huge'; there are: micro, dax, full, disk"
     ):
         load_profile("huge")
 

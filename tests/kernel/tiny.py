@@ -39,7 +39,10 @@ vmlinux:
 \t@echo '  CC      init/main.o'
 \t@{failure}
 \tgcc -nostdlib -static -no-pie -Wl,-Ttext-segment=0x100000 -o vmlinux program.S
-.PHONY: tinyconfig olddefconfig vmlinux
+bzImage: vmlinux
+	mkdir -p arch/x86/boot
+	echo 'what firmware starts' > arch/x86/boot/bzImage
+.PHONY: tinyconfig olddefconfig vmlinux bzImage
 """
 
 

@@ -106,7 +106,7 @@ REFUSED = {
     "image = 'x'\n[boot]\nenv = {A = 1}": "[boot] env has a value of A that is not a string",
     "image = 'x'\n[smoke]\nport = [80, 65536]": "has an item that is more than 65535",
     "image = 'x'\n[smoke]\nport = ['80']": "has an item that is not a whole number",
-    "image = 'x'\n[kernel]\nprofile = 'tiny'": "profile is not one of micro, dax, full",
+    "image = 'x'\n[kernel]\nprofile = 'tiny'": "profile is not one of micro, dax, full, disk",
     "image = 'x'\n[budget.time]\napp_exec = 'fast'": "has a value of app_exec that does not look",
     "image = 'x'\n[rootfs]\nalign = 'yes'": "[rootfs] align is not true or false",
 }  # fmt: skip

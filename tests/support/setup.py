@@ -22,7 +22,7 @@ PACKAGES = {
     "building the kernel": "linux-source-6.1 gcc libc6-dev make flex bison bc perl xz-utils cpio "
     "kmod libelf-dev libssl-dev patch",
     "building hyperstart": "musl-tools linux-libc-dev clang libclang-rt-14-dev",
-    "checking file systems": "erofs-utils e2fsprogs attr libcap2-bin",
+    "checking file systems": "erofs-utils e2fsprogs cryptsetup-bin attr libcap2-bin",
     "making and serving images": "mmdebstrap umoci skopeo docker-registry openssl curl zstd "
     "util-linux busybox-static",
     "comparing with containers": "runc",
