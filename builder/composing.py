@@ -13,6 +13,7 @@ from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform, rank
 from hyperbuild.converter.reference import parse_reference
 from hyperbuild.launcher.health import read_healthcheck
+from hyperbuild.recipes.health import healthcheck_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +33,6 @@ _TEXTS = {
     "stop-signal": "StopSignal",
     "labels": "Labels",
 }
-_TIMES = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod"}
-_NANOSECONDS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
 def check_source(recipe: Recipe, machine: str) -> None:
@@ -72,7 +71,7 @@ def _check_signal(recipe: Recipe) -> None:
 
 
 def _check_health(recipe: Recipe) -> None:
-    read_healthcheck(_healthcheck(recipe))
+    read_healthcheck(healthcheck_object(recipe.get(_CONFIG, "healthcheck")))
 
 
 def _wrong(recipe: Recipe, table: str, key: str, what: object) -> InputError:
@@ -146,20 +145,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
         config["ExposedPorts"] = {port: {} for port in ports}
     if "volumes" in said:
         config["Volumes"] = {path: {} for path in said["volumes"]}
-    if healthcheck := _healthcheck(recipe):
+    if healthcheck := healthcheck_object(recipe.get(_CONFIG, "healthcheck")):
         config["Healthcheck"] = healthcheck
     return config
-
-
-def _healthcheck(recipe: Recipe) -> dict[str, Any] | None:
-    said = recipe.get(_CONFIG, "healthcheck")
-    if said is None:
-        return None
-    check = {"Test": said["test"]}
-    check |= {name: _nanoseconds(said[key]) for key, name in _TIMES.items() if key in said}
-    return check | ({"Retries": said["retries"]} if "retries" in said else {})
-
-
-def _nanoseconds(text: str) -> int:
-    number = text.rstrip("ums")
-    return round(float(number) * _NANOSECONDS[text.removeprefix(number)])

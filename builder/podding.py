@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
-from hyperbuild.builder.booting import BootOptions, check_words, find_both, leased, usage
+from hyperbuild.builder.booting import (
+    BootOptions,
+    check_words,
+    find_both,
+    leased,
+    machine_options,
+    usage,
+)
 from hyperbuild.builder.running import asked_of, follow, plain
-from hyperbuild.converter.errors import InputError
+from hyperbuild.converter.errors import HyperbuildError, InputError
 from hyperbuild.converter.records import Record
+from hyperbuild.launcher.health import read_healthcheck
 from hyperbuild.launcher.instances import check_name
 from hyperbuild.launcher.journal import parse_size
+from hyperbuild.launcher.machine import parse_memory
+from hyperbuild.launcher.mounts import parse_target
 from hyperbuild.launcher.order import Order
-from hyperbuild.launcher.pod import Condition, Member, check_members
+from hyperbuild.launcher.pod import Condition, Member, check_health
+from hyperbuild.launcher.ports import parse_ports
 from hyperbuild.launcher.restarting import NO, RestartPolicy, parse_restart
 from hyperbuild.launcher.spec import arguments
 from hyperbuild.launcher.timeline import process_start
 from hyperbuild.launcher.vm import settle
+from hyperbuild.recipes.health import healthcheck_object
 from hyperbuild.recipes.pod import read_pod
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from hyperbuild.builder.context import Context
+    from hyperbuild.launcher.located import BundleFiles
     from hyperbuild.recipes.pod import PodFile
 
 _DEFAULT_MEMORY = "512M"
@@ -53,19 +67,24 @@ def run_pod(context: Context, options: PodOptions) -> int:
         log_size = parse_size(options.log_size)
         if options.name:
             check_name(options.name)
+        if options.memory:
+            parse_memory(options.memory)
+        for text in options.publish:
+            parse_ports(text)
     pod = read_pod(options.file)
     restart = parse_restart(pod.pod.get("restart", NO))
-    if options.auto_remove and restart.name != NO:
-        raise InputError("--rm and the file's restart exclude each other; drop one of the two")
+    # What is wrong with the VM is not said of its first container.
+    with place(f"{pod.path}: "):
+        machine_options(context, _boot_options(pod, {"image": ""}, options))
     wanted = [_boot_options(pod, container, options) for container in pod.containers]
     for boot in wanted:
         check_words(boot)
     with leased(context, ""):
         members = tuple(
-            _member(context, boot, container, restart)
+            _member(context, pod, boot, container, restart)
             for boot, container in zip(wanted, pod.containers, strict=True)
         )
-        check_members(members)
+        check_health(members)
         first = members[0]
         _, machine = settle(first.files, first.options, context.console)
         order = Order(
@@ -129,31 +148,57 @@ def _beside(pod: PodFile, text: str) -> str:
 
 
 def _member(
-    context: Context, boot: BootOptions, container: Mapping[str, Any], restart: RestartPolicy
+    context: Context,
+    pod: PodFile,
+    boot: BootOptions,
+    container: Mapping[str, Any],
+    restart: RestartPolicy,
 ) -> Member:
-    from hyperbuild.builder.booting import machine_options
-
     name = container["name"]
-    try:
+    with place(f"container {name}: "):
         files, machine = find_both(context, boot, machine_options(context, boot))
         # Ports are the VM's, and chosen for all of it.
         files, own = settle(files, machine.replace(ports=()), context.console)
-    except InputError as error:
-        raise InputError(f"container {name}: {error}") from error
-    shared = tuple(container.get("shared", {}).items())
-    mounted = {mount.target for mount in machine.mounts}
-    twice = next((path for _, path in shared if path in mounted), None)
-    if twice:
-        raise InputError(f"container {name}: {twice} is mounted twice; give each path once")
+        shared = tuple(_shared(container, {mount.target for mount in machine.mounts}))
+        files = _with_health(files, container)
+        arguments(files.bundle.process, own.args)
     own_restart = container.get("restart")
+    grace = {"grace": float(pod.pod["stop-timeout"])} if "stop-timeout" in pod.pod else {}
     return Member(
         name=name,
         files=files,
-        options=own.replace(ports=machine.ports),
+        options=own.replace(ports=machine.ports, **grace),
         restart=parse_restart(own_restart) if own_restart else restart,
         after=tuple((other, Condition(text)) for other, text in container.get("after", {}).items()),
         shared=shared,
     )
+
+
+def _shared(container: Mapping[str, Any], mounted: set[str]) -> Iterator[tuple[str, str]]:
+    for name, path in container.get("shared", {}).items():
+        target = parse_target(path, f"shared {name}")
+        if target in mounted:
+            raise InputError(f"{target} is mounted twice; give each path once")
+        yield name, target
+
+
+def _with_health(files: BundleFiles, container: Mapping[str, Any]) -> BundleFiles:
+    check = healthcheck_object(container.get("healthcheck"))
+    if check is None:
+        return files
+    process = files.bundle.process.replace(healthcheck=check)
+    read_healthcheck(check)
+    return files.replace(bundle=files.bundle.replace(process=process))
+
+
+@contextmanager
+def place(where: str) -> Iterator[None]:
+    """Put where before what errors of the block say."""
+    try:
+        yield
+    except HyperbuildError as error:
+        error.args = (f"{where}{error}", *error.args[1:])
+        raise
 
 
 def _described(member: Member) -> dict[str, Any]:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
 
+#: Clocks that differ by no more than this are taken for right.
+_SKEW = timedelta(hours=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One of keys has to have signed a bundle, no longer ago than max_age."""
@@ -58,6 +62,8 @@ class Rule:
                 continue
             if digest not in statement.digests:
                 why = "has a signature that is another bundle's"
+            elif statement.made - now > _SKEW:
+                why = f"says that it was made on {statement.made:%Y-%m-%d}, which is still to come"
             elif self.max_age and now - statement.made > self.max_age:
                 why = (
                     f"was made on {statement.made:%Y-%m-%d}, longer ago than the "

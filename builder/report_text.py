@@ -89,8 +89,10 @@ def short_created_by(layer: Layer) -> str:
 
 def wasted_share(wasted: int, size: int) -> str:
     """Show wasted bytes with their share of size; "-" for none."""
+    if not wasted:
+        return "-"
     share = f"{wasted / size:.1%}" if wasted * 1000 >= size else "<0.1%"
-    return f"{shown_size(wasted)} ({share})" if wasted else "-"
+    return f"{shown_size(wasted)} ({share})"
 
 
 def _layer_table(layers: Layers) -> str:

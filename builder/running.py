@@ -115,7 +115,8 @@ def follow(context: Context, instance: Instance, lock: int, order: Order, *, det
     # Of a single application its own words and its status say enough.
     if order.pod and (told["reason"] or detach):
         why = told["reason"] or f"it ended with {status} before all of it had started"
-        raise RefusedError(f"pod {name}: {why}; see hyperbuild logs {name}", status or 1)
+        advice = "" if order.auto_remove else f"; see hyperbuild logs {name}"
+        raise RefusedError(f"pod {name}: {why}{advice}", status or 1)
     return status
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.report import mib, table
-from hyperbuild.launcher.instances import CREATED, RESTARTING, RUNNING
+from hyperbuild.launcher.instances import CREATED, EXITED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +71,8 @@ def instance_as_text(instance: Instance) -> str:
     asked, state = instance.asked, instance.state
     facts = {
         "VM": f"{asked.name} ({asked.id})",
-        "Image": f"{asked.image} ({asked.bundle['image']['manifest_digest']})",
+        "Image": asked.image
+        + ("" if asked.containers else f" ({asked.bundle['image']['manifest_digest']})"),
         "Command": " ".join(asked.command),
         "Status": status_line(instance),
         "Created": asked.created,
@@ -110,7 +111,7 @@ def _containers(instance: Instance) -> str:
 
 def _container_status(state: Mapping[str, Any] | None) -> str:
     if state is None or not (state["started"] or state["finished"]):
-        return "Waiting"
+        return "Never started" if state and state["status"] == EXITED else "Waiting"
     again = f", {state['restarts']} restarts" if state["restarts"] else ""
     if state["status"] == RUNNING:
         health = f" ({state['health']})" if state["health"] else ""

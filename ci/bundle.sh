@@ -40,7 +40,7 @@ fi
 
 bundle=$(hyperbuild convert "$IMAGE" --profile "${PROFILE:-dax}" | tail -n 1)
 hyperbuild boot --smoke --report "$reports/smoke.xml" --report "$reports/smoke.html" \
-    --console-log "$reports/smoke.log" "${options[@]}" "$IMAGE"
+    --console-log "$reports/smoke.log" "${options[@]}" "$bundle"
 
 case ${PUSH:-attach} in
 none) name=$bundle ;;

@@ -34,6 +34,9 @@ class UntrustedError(AccessError):
 #: Statuses that a later try may not meet again.
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
+#: OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED.
+_EXPIRED = 10
+
 #: What a transfer can fail with below HTTP; all of it may be tried again.
 FAILURES = (
     requests.RequestException,
@@ -217,6 +220,10 @@ def explain(error: BaseException, host: str) -> HyperbuildError:
     """Return the failure of a request to host as one of the family."""
     if isinstance(error, HyperbuildError):
         return error
+    if any(getattr(item, "verify_code", 0) == _EXPIRED for item in causes(error)):
+        return UntrustedError(
+            f"{host}: its TLS certificate has expired; have it renewed by whoever runs the registry"
+        )
     if _is(error, ssl.SSLCertVerificationError):
         return UntrustedError(
             f"{host}: its TLS certificate is not trusted; name its CA in the file of registries "

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperbuild.launcher.channel import Command
-from hyperbuild.launcher.container_health import HEALTHY, ContainerHealth
+from hyperbuild.launcher.container_health import HEALTHY, UNHEALTHY, ContainerHealth
 from hyperbuild.launcher.health import read_healthcheck
 from hyperbuild.launcher.instances import EXITED, RESTARTING, RUNNING, timestamp
 from hyperbuild.launcher.pod import Condition
@@ -92,6 +92,13 @@ class Container:
         if condition is Condition.HEALTHY:
             return self._health is not None and self._health.state == HEALTHY
         return self.has_started
+
+    def never_meets(self, condition: Condition) -> str:
+        """Say why those that wait for it, on that condition, wait in vain; "" if they may not."""
+        if self.status == EXITED:
+            return f"ended with {self.exit_status}"
+        is_unhealthy = self._health is not None and self._health.state == UNHEALTHY
+        return "is unhealthy" if condition is Condition.HEALTHY and is_unhealthy else ""
 
     def note_order(self, process: int) -> None:
         """Learn that its start is under way, as that process."""

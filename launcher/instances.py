@@ -264,12 +264,21 @@ def _mend(directory: Path) -> Instance | None:
     if one.asked.boot_id != boot_id():
         reason = "the host went down while it ran"
     state = one.state.replace(
-        status=EXITED, exit_status=KILLED_STATUS, reason=reason, finished=timestamp(), health=""
-    )
+        status=EXITED, exit_status=KILLED_STATUS, reason=reason, finished=timestamp(), health="",
+        containers=tuple(_ended(container) for container in one.state.containers),
+    )  # fmt: skip
     write_state(directory, state)
     with suppress(FileNotFoundError):
         (directory / SOCKET_NAME).unlink()
     return one.replace(state=state)
+
+
+def _ended(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state of a pod's container whose VM is gone; who had ended before has its own."""
+    if container["status"] == EXITED:
+        return container
+    gone = {"exit_status": KILLED_STATUS, "reason": "the VM ended", "finished": timestamp()}
+    return {**container, "status": EXITED, "health": "", **(gone if container["started"] else {})}
 
 
 def _is_held(directory: Path) -> bool:

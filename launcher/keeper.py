@@ -224,9 +224,8 @@ class Keeper:
                 other = self._containers[name]
                 if other.meets(condition):
                     continue
-                if other.status == EXITED:
-                    why = f"container {container.name} waits in vain: {name} ended with "
-                    self._fail(_FAILURE, f"{why}{other.exit_status}")
+                if what := other.never_meets(condition):
+                    self._fail(_FAILURE, f"container {container.name} waits in vain: {name} {what}")
                 break
             else:
                 self._start(container)

@@ -88,8 +88,8 @@ def parse_volume(text: str, volumes: Path) -> Mount:
     if len(parts) > 3 or not all(parts):
         raise InputError(f"-v {printable(text)} is not SRC:DST[:ro]; say ./data:/data, for one")
     if len(parts) == 1:
-        return Mount(MountKind.ROOT, _target(text, shown), text)
-    source, target = parts[0], _target(parts[1], shown)
+        return Mount(MountKind.ROOT, parse_target(text, shown), text)
+    source, target = parts[0], parse_target(parts[1], shown)
     kind = MountKind.SHARE
     path = Path(source)
     if re.fullmatch(_NAME, source):
@@ -126,7 +126,7 @@ def parse_tmpfs(text: str) -> Mount:
             )
     return Mount(
         MountKind.MEMORY,
-        _target(target, f"--tmpfs {printable(text)}"),
+        parse_target(target, f"--tmpfs {printable(text)}"),
         text,
         words=tuple(words.values()),
     )
@@ -142,7 +142,8 @@ def check_volume_name(name: str) -> str:
     return name
 
 
-def _target(text: str, shown: str) -> str:
+def parse_target(text: str, shown: str) -> str:
+    """Return the path in the VM where something is to be mounted; shown is what errors call it."""
     if not text.startswith("/"):
         raise InputError(f"{shown}: {printable(text)!r} is no absolute path in the VM; say /data")
     target = _normal(text)

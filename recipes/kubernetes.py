@@ -7,19 +7,34 @@ that ran without what its file asks for would be another one.
 from __future__ import annotations
 
 import difflib
-import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, printable
-from hyperbuild.converter.files import open_regular
 from hyperbuild.recipes.pod_fields import NAME
+from hyperbuild.recipes.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-_LIMIT = 1 << 20
+#: What Kubernetes knows, too, and a VM can't have or does not need: to be taken out by who says so.
+_UNSUPPORTED = frozenset((
+    "activeDeadlineSeconds", "affinity", "allowPrivilegeEscalation",
+    "automountServiceAccountToken", "capabilities", "configMap", "downwardAPI",
+    "enableServiceLinks", "envFrom", "ephemeralContainers", "fieldRef", "fsGroup", "grpc",
+    "hostIPC", "hostNetwork", "hostPID", "httpGet", "imagePullSecrets", "lifecycle",
+    "livenessProbe", "mountPropagation", "nfs", "nodeName", "nodeSelector", "ownerReferences",
+    "priorityClassName", "privileged", "projected", "resizePolicy", "runtimeClassName",
+    "schedulerName", "seccompProfile", "secret", "secretKeyRef", "seLinuxOptions",
+    "serviceAccountName", "shareProcessNamespace", "sizeLimit", "startupProbe", "stdin",
+    "subPath", "supplementalGroups", "sysctls", "tcpSocket", "terminationMessagePath",
+    "tolerations", "topologySpreadConstraints", "tty", "valueFrom", "volumeDevices",
+))  # fmt: skip
+#: What volumes may be called, as of -v.
+_VOLUME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}"
+_REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 _RESTARTS = {"Always": "always", "OnFailure": "on-failure", "Never": "no"}
 #: MiB for what asks for no memory, and the least of a VM.
 _MEMORY_EACH, _LEAST_MEMORY = 128, 256
@@ -33,20 +48,30 @@ def read_kubernetes(path: Path) -> dict[str, Any]:
 
     InputError: it is no Pod, or asks for what is not known here.
     """
-    import yaml
-
-    with os.fdopen(open_regular(path), "rb") as file:
-        raw = file.read(_LIMIT + 1)
-    if len(raw) > _LIMIT:
-        raise InputError(f"{path} is larger than {_LIMIT >> 20} MiB: not a pod file")
-    try:
-        documents = [one for one in yaml.safe_load_all(raw) if one is not None]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {printable(line)}; correct it there") from error
+    documents = read_yaml(path, "pod file")
     if len(documents) != 1:
         raise InputError(f"{path} has {len(documents)} documents; a pod file is one Pod")
     return _Reader(str(path)).pod(documents[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Security:
+    """USER[:GROUP] ("" for the image's), whether the root is read-only, and user 0 forbidden."""
+
+    user: str
+    is_read_only: bool
+    not_root: bool
+
+
+def _expand(text: str, env: Mapping[str, str]) -> str:
+    """Put variables in place of ``$(NAME)``, as Kubernetes does; ``$$`` is a dollar."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return "$"
+        return env.get(match[1], match[0])
+
+    return _REFERENCE.sub(value, text)
 
 
 class _Reader:
@@ -68,13 +93,12 @@ class _Reader:
             (
                 "containers", "initContainers", "restartPolicy", "hostname", "hostAliases",
                 "dnsConfig", "volumes", "securityContext", "terminationGracePeriodSeconds",
-                "enableServiceLinks", "automountServiceAccountToken",
             ),
         )  # fmt: skip
         volumes = self._volumes(spec.get("volumes", []))
-        user = self._security(spec.get("securityContext", {}), "spec.securityContext")[0]
-        initial = self._containers(spec, "initContainers", volumes, user)
-        main = self._containers(spec, "containers", volumes, user)
+        security = self._security(spec.get("securityContext", {}), "spec.securityContext")
+        initial = self._containers(spec, "initContainers", volumes, security)
+        main = self._containers(spec, "containers", volumes, security)
         if not main:
             raise self._wrong("spec.containers", "is empty", "a Pod has at least one")
         self._order(initial, main)
@@ -83,19 +107,27 @@ class _Reader:
             raise self._wrong("spec.restartPolicy", f"is not one of {', '.join(_RESTARTS)}")
         for container in initial:
             container["restart"] = "no" if policy == "Never" else "on-failure"
+        # Before the main ones start, those of initContainers have ended.
+        memory = (sum(one["memory"] for one in main), *(one["memory"] for one in initial))
         return {
             **self._given("name", metadata.get("name")),
             **self._given("hostname", spec.get("hostname") or metadata.get("name")),
             **self._given("add-host", self._hosts(spec.get("hostAliases", []))),
             **self._given("dns", self._dns(spec.get("dnsConfig", {}))),
-            **self._given("ports", [port for one in main for port in one.pop("ports")]),
-            "memory": f"{max(sum(one.pop('memory') for one in main), _LEAST_MEMORY)}M",
+            **self._given("ports", [port for one in main for port in one["ports"]]),
+            **self._grace(spec),
+            "memory": f"{max(_LEAST_MEMORY, *memory)}M",
             "restart": _RESTARTS[policy],
             "container": [
                 {key: value for key, value in one.items() if key not in ("ports", "memory")}
-                for one in (*initial, *main)
+                # The first is what `exec` and `cp` mean where nothing else is said.
+                for one in (*main, *initial)
             ],
         }
+
+    def _grace(self, spec: Mapping[str, Any]) -> dict[str, int]:
+        key = "terminationGracePeriodSeconds"
+        return {"stop-timeout": self._number(spec[key], f"spec.{key}")} if key in spec else {}
 
     @staticmethod
     def _given(key: str, value: object) -> dict[str, Any]:
@@ -108,7 +140,7 @@ class _Reader:
         for container in initial:
             if before:
                 container["after"] = {before: "completed"}
-            before = container["name"]
+            before = container.get("name")
         for container in main:
             if before:
                 container["after"] = {before: "completed"}
@@ -118,11 +150,11 @@ class _Reader:
         spec: Mapping[str, Any],
         key: str,
         volumes: Mapping[str, Callable[[str, bool], tuple[str, Any]]],
-        user: str,
+        security: _Security,
     ) -> list[dict[str, Any]]:
         where = f"spec.{key}"
         return [
-            self._container(one, f"{where}[{index}]", volumes, user)
+            self._container(one, f"{where}[{index}]", volumes, security)
             for index, one in enumerate(self._list(spec.get(key, []), where))
         ]
 
@@ -131,7 +163,7 @@ class _Reader:
         document: object,
         where: str,
         volumes: Mapping[str, Callable[[str, bool], tuple[str, Any]]],
-        user: str,
+        security: _Security,
     ) -> dict[str, Any]:
         one = self._fields(
             document,
@@ -141,32 +173,53 @@ class _Reader:
                 "securityContext", "resources", "readinessProbe", "imagePullPolicy",
             ),
         )  # fmt: skip
-        own_user, is_read_only = self._security(
-            one.get("securityContext", {}), f"{where}.securityContext"
-        )
+        own = self._security(one.get("securityContext", {}), f"{where}.securityContext")
+        user = own.user or security.user
+        if (own.not_root or security.not_root) and user.partition(":")[0] in ("", "0"):
+            raise self._wrong(
+                f"{where}.securityContext", "runAsNonRoot needs a runAsUser other than 0 here"
+            )
+        policy = one.get("imagePullPolicy", "IfNotPresent")
+        if policy != "IfNotPresent":
+            raise self._wrong(
+                f"{where}.imagePullPolicy", "is not supported", "take it out, and say --pull always"
+            )
+        env = self._env(one.get("env", []), f"{where}.env")
         mounted = self._mounts(one.get("volumeMounts", []), f"{where}.volumeMounts", volumes)
         health = self._probe(one.get("readinessProbe"), f"{where}.readinessProbe")
         return {
-            **{key: one[key] for key in ("name", "image") if key in one},
-            **self._given("entrypoint", self._texts(one.get("command", []), f"{where}.command")),
-            **self._given("cmd", self._texts(one.get("args", []), f"{where}.args")),
-            **self._given("env", self._env(one.get("env", []), f"{where}.env")),
+            **{
+                key: self._text(one[key], f"{where}.{key}")
+                for key in ("name", "image")
+                if key in one
+            },
+            **self._given("entrypoint", self._words(one, "command", where, env)),
+            **self._given("cmd", self._words(one, "args", where, env)),
+            **self._given("env", env),
             **self._given("workdir", one.get("workingDir")),
-            **self._given("user", own_user or user),
-            **self._given("read-only", is_read_only),
-            **self._given("health-cmd", health),
+            **self._given("user", user),
+            **self._given("read-only", own.is_read_only or security.is_read_only),
+            **self._given("healthcheck", health),
             **mounted,
             "ports": self._ports(one.get("ports", []), f"{where}.ports"),
             "memory": self._memory(one.get("resources", {}), f"{where}.resources"),
         }
 
     def _env(self, document: object, where: str) -> dict[str, str]:
-        variables = {}
+        variables: dict[str, str] = {}
         for index, one in enumerate(self._list(document, where)):
             pair = self._fields(one, f"{where}[{index}]", ("name", "value"))
             name = self._text(pair.get("name"), f"{where}[{index}].name")
-            variables[name] = self._text(pair.get("value", ""), f"{where}[{index}].value")
+            if not name or "=" in name or "\0" in name:
+                raise self._wrong(f"{where}[{index}].name", "is no name of a variable")
+            value = self._text(pair.get("value", ""), f"{where}[{index}].value")
+            variables[name] = _expand(value, variables)
         return variables
+
+    def _words(
+        self, one: Mapping[str, Any], key: str, where: str, env: Mapping[str, str]
+    ) -> list[str]:
+        return [_expand(text, env) for text in self._texts(one.get(key, []), f"{where}.{key}")]
 
     def _ports(self, document: object, where: str) -> list[str]:
         """Return those that are on the host, too."""
@@ -197,8 +250,15 @@ class _Reader:
                 known = ", ".join(volumes) or "none"
                 raise self._wrong(f"{place}.name", f"is no volume; there are: {known}")
             path = self._text(mount.get("mountPath"), f"{place}.mountPath")
-            key, value = volumes[name](path, mount.get("readOnly") is True)
+            if ":" in path:
+                raise self._wrong(f"{place}.mountPath", "has a ':' in it, which can't be")
+            is_read_only = self._flag(mount, "readOnly", place)
+            key, value = volumes[name](path, is_read_only)
             if isinstance(value, dict):
+                if name in found.get(key, {}):
+                    raise self._wrong(place, "mounts an emptyDir for the second time")
+                if is_read_only:
+                    raise self._wrong(f"{place}.readOnly", "is not supported of an emptyDir")
                 found.setdefault(key, {}).update(value)
             else:
                 found.setdefault(key, []).append(value)
@@ -222,7 +282,7 @@ class _Reader:
         self, kind: str, document: object, name: str, where: str
     ) -> Callable[[str, bool], tuple[str, Any]]:
         if kind == "emptyDir":
-            self._fields(document or {}, where, ("medium", "sizeLimit"))
+            self._fields(document or {}, where, ("medium",))
             if not re.fullmatch(NAME, name):
                 raise self._wrong(where, "has a name that is none", "use small letters and digits")
             return lambda path, _: ("shared", {name: path})
@@ -231,15 +291,19 @@ class _Reader:
             known, key = (("claimName", "readOnly"), "claimName")
         fields = self._fields(document, where, known)
         source = self._text(fields.get(key), f"{where}.{key}")
-        if kind == "hostPath" and not source.startswith("/"):
-            raise self._wrong(f"{where}.path", "is no absolute path")
+        if kind == "hostPath" and (not source.startswith("/") or ":" in source):
+            raise self._wrong(f"{where}.path", "is no absolute path without a ':'")
+        if fields.get("type", "") not in ("", "Directory", "File"):
+            raise self._wrong(f"{where}.type", "is not supported", "say Directory, File or nothing")
+        if kind == "persistentVolumeClaim" and not re.fullmatch(_VOLUME, source):
+            raise self._wrong(f"{where}.claimName", "is no name of a volume")
+        always = self._flag(fields, "readOnly", where)
         return lambda path, is_read_only: (
             "volumes",
-            f"{source}:{path}{':ro' if is_read_only or fields.get('readOnly') is True else ''}",
+            f"{source}:{path}{':ro' if is_read_only or always else ''}",
         )
 
-    def _security(self, document: object, where: str) -> tuple[str, bool]:
-        """Return USER[:GROUP] and whether the root is read-only."""
+    def _security(self, document: object, where: str) -> _Security:
         known = ("runAsUser", "runAsGroup", "readOnlyRootFilesystem", "runAsNonRoot")
         context = self._fields(document, where, known)
         user = ""
@@ -249,7 +313,11 @@ class _Reader:
                 user += f":{self._number(context['runAsGroup'], f'{where}.runAsGroup')}"
         elif "runAsGroup" in context:
             raise self._wrong(f"{where}.runAsGroup", "needs runAsUser")
-        return user, context.get("readOnlyRootFilesystem") is True
+        return _Security(
+            user,
+            is_read_only=self._flag(context, "readOnlyRootFilesystem", where),
+            not_root=self._flag(context, "runAsNonRoot", where),
+        )
 
     def _memory(self, document: object, where: str) -> int:
         """Return MiB: what the limit says, else the request, else a default."""
@@ -257,6 +325,9 @@ class _Reader:
         for key in ("limits", "requests"):
             known = ("memory", "cpu", "ephemeral-storage")
             amounts = self._fields(resources.get(key, {}), f"{where}.{key}", known)
+            cpu = str(amounts.get("cpu", "1"))
+            if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?m?", cpu, re.ASCII):
+                raise self._wrong(f"{where}.{key}.cpu", "is no amount of CPU", "say 500m, for one")
             if "memory" in amounts:
                 return self._mebibytes(amounts["memory"], f"{where}.{key}.memory")
         return _MEMORY_EACH
@@ -267,16 +338,24 @@ class _Reader:
             raise self._wrong(where, "is no amount of memory", "say 256Mi, for one")
         return max(-(-int(match[1]) * _UNITS[match[2] or ""] // (1 << 20)), 1)
 
-    def _probe(self, document: object, where: str) -> str:
-        """Return the shell's line for a probe that is a command: a pod's health check."""
+    def _probe(self, document: object, where: str) -> dict[str, Any]:
+        """Return the health check for a probe that is a command; {} for none."""
         if document is None:
-            return ""
-        probe = self._fields(document, where, ("exec",))
+            return {}
+        times = {
+            "periodSeconds": ("interval", 10),
+            "timeoutSeconds": ("timeout", 1),
+            "initialDelaySeconds": ("start-period", 0),
+        }
+        probe = self._fields(document, where, ("exec", *times, "failureThreshold"))
         run = self._fields(probe.get("exec"), f"{where}.exec", ("command",))
-        from shlex import join
-
         words = self._texts(run.get("command"), f"{where}.exec.command")
-        return join(words)
+        seconds = {
+            name: f"{self._number(probe.get(key, default), f'{where}.{key}')}s"
+            for key, (name, default) in times.items()
+        }
+        retries = self._number(probe.get("failureThreshold", 3), f"{where}.failureThreshold")
+        return {"test": ["CMD", *words], **seconds, "retries": retries}
 
     def _hosts(self, document: object) -> list[str]:
         found = []
@@ -298,11 +377,19 @@ class _Reader:
         if not isinstance(value, dict):
             raise self._wrong(where, "is no mapping")
         for key in value:
+            if key not in known and key in _UNSUPPORTED:
+                raise self._wrong(f"{where}.{key}", "is not supported", "take it out")
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 place = f"{where}.{key}" if where else str(key)
                 raise self._wrong(place, "is not known here", hint)
+        return value
+
+    def _flag(self, fields: Mapping[str, Any], key: str, where: str) -> bool:
+        value = fields.get(key, False)
+        if type(value) is not bool:
+            raise self._wrong(f"{where}.{key}", "is not true or false", "write it without quotes")
         return value
 
     def _list(self, value: object, where: str) -> list[Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperbuild.converter.errors import InputError, printable
 from hyperbuild.converter.toml import read_toml
-from hyperbuild.recipes.pod_fields import CONTAINER, NAME, POD
+from hyperbuild.recipes.pod_fields import CONTAINER, NAME, POD, VM_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hyperbuild.recipes.fields import Field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: The table of containers, as in [[container]].
 _CONTAINER = "container"
 _NEEDED = ("name", "image")
+#: As many as hyperstart takes (docs/hyperstart.md, "Pods").
+_MOST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,7 @@ class PodFile:
         """What the VM is called if its user gives no other name; "" for a random one."""
         if "name" in self.pod:
             return str(self.pod["name"])
-        stem = self.path.stem.lower()
-        return stem if re.fullmatch(NAME, stem) else ""
+        return self.path.stem if re.fullmatch(VM_NAME, self.path.stem) else ""
 
 
 def read_pod(path: Path) -> PodFile:
@@ -66,6 +68,7 @@ def check_pod(path: Path, document: Mapping[str, Any]) -> PodFile:
         raise InputError(f"{path}: there is no container; begin one with [[{_CONTAINER}]]")
     for number, container in enumerate(containers, 1):
         _check_container(path, number, container)
+    _check_together(path, containers)
     return PodFile(path, pod, tuple(containers))
 
 
@@ -85,6 +88,34 @@ def _check_container(path: Path, number: int, container: object) -> None:
                 f"{where}shared has a name {printable(name)} that is none; use small letters, "
                 "digits and '-'"
             )
+
+
+def _check_together(path: Path, containers: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError for containers that can never all be started."""
+    if len(containers) > _MOST:
+        raise InputError(f"{path}: {len(containers)} containers: a pod has 1 to {_MOST}")
+    names = Counter(container["name"] for container in containers)
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: two containers are called {name}; give each its own name")
+    waiting = {container["name"]: set(container.get("after", ())) for container in containers}
+    for name, others in waiting.items():
+        for other in others:
+            if other == name or other not in waiting:
+                raise InputError(
+                    f"{path}: container {name} is to start after {printable(other)}, which is no "
+                    f"other container of the pod; there are {', '.join(waiting)}"
+                )
+    while ready := [name for name, others in waiting.items() if not others]:
+        for name in ready:
+            del waiting[name]
+        for others in waiting.values():
+            others.difference_update(ready)
+    if waiting:
+        raise InputError(
+            f"{path}: the containers {', '.join(waiting)} wait for each other; let one of them "
+            "start first"
+        )
 
 
 def _check(

@@ -212,7 +212,7 @@ def test_ports_are_the_pods(vms: Vms, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "status", "told"),
     [
-        ('after = { one = "started" }', 1, "which is no other container of the pod; there are one"),
+        ('shared = { s = "/" }', 1, "container one: shared s: the root can't be mounted over"),
         ('health-cmd = ""', 1, "container one: health-cmd is empty"),
         ('user = "nobody-there"', 1, "container one: -u nobody-there: "),
         ('volumes = ["./none:/x"]', 125, "none is not there; make it first"),
@@ -250,15 +250,16 @@ def test_one_that_cannot_be_started_fails_the_pod(vms: Vms, tmp_path: Path) -> N
     vms.do("rm", "vain")
 
 
-def test_waiting_for_each_other(vms: Vms, tmp_path: Path) -> None:
+def test_an_unhealthy_container_is_waited_for_in_vain(vms: Vms, tmp_path: Path) -> None:
+    check = 'healthcheck = { test = ["CMD", "false"], interval = "100ms", retries = 2 }'
     pod = write(
         tmp_path,
-        container(vms, "hen", "true", 'after = { egg = "started" }'),
-        container(vms, "egg", "true", 'after = { hen = "completed" }'),
+        container(vms, "sick", SLEEP, check),
+        container(vms, "waits", "true", 'after = { sick = "healthy" }'),
     )
-    done = vms.do("pod", pod)
-    assert (done.status, done.stderr) == (
-        1, "Error: the containers hen, egg wait for each other; let one of them start first\n",
+    done = vms.do("pod", "-d", "--rm", "--name", "sick", pod)
+    assert (done.status, done.stderr.splitlines()[-1]) == (
+        125, "Error: pod sick: container waits waits in vain: sick is unhealthy",
     )  # fmt: skip
 
 
@@ -272,6 +273,22 @@ def test_a_killed_hypervisor_is_told(vms: Vms, tmp_path: Path) -> None:
     assert "the VM ended" in state["reason"]
     assert containers(vms, "gone")["one"]["reason"] == "the VM ended"
     vms.do("rm", "gone")
+
+
+def test_states_are_true_when_the_supervisor_was_killed(vms: Vms, tmp_path: Path) -> None:
+    pod = write(
+        tmp_path,
+        container(vms, "one", SLEEP),
+        container(vms, "done", "exit 4"),
+    )
+    assert vms.do("pod", "-d", "--name", "lost", pod).status == 0
+    until(vms, "lost", lambda states: states["done"]["status"] == "exited")
+    kill(vms.state("lost")["pid"])
+    vms.until("lost", lambda state: state["status"] == "exited")
+    states = containers(vms, "lost")
+    assert (states["one"]["status"], states["one"]["exit_status"]) == ("exited", 137)
+    assert (states["done"]["exit_status"], states["done"]["reason"]) == (4, "")
+    vms.do("rm", "lost")
 
 
 KUBERNETES = """
@@ -317,4 +334,4 @@ def test_a_kubernetes_pod_with_images_mapped(
     assert "DAX" not in done.stderr
     assert "Read-only file system" in done.stderr
     state = json.loads(run_cli("inspect", "--type", "vm", "--json", "kube").stdout)["state"]
-    assert [one["exit_status"] for one in state["containers"]] == [0, 6]
+    assert [one["exit_status"] for one in state["containers"]] == [6, 0]

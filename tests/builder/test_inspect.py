@@ -305,3 +305,8 @@ def test_histories_are_matched_with_layers() -> None:
     assert history([step, empty, step, step]) == ("", "")
     for wrong in (None, [], {}, 5, "text", [None, 3], [{"created_by": None}] * 2):
         assert history(wrong) == ("", "")
+
+
+def test_an_image_without_layers_is_shown(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli("inspect", f"oci:{layout(tmp_path / 'none')}")
+    assert done.returncode == 0, done.stderr

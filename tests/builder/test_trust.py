@@ -287,3 +287,14 @@ def test_an_old_bundle_has_expired(
     made = {"SOURCE_DATE_EPOCH": "1600000000"}
     push_cli(run_cli, old.directory, "--sign", keys / "ci.key", env=made)
     refused(run_cli, "was made on 2020-09-13", "pull", parcel.image, "--policy", policy)
+
+
+def test_a_bundle_of_the_future_is_no_fresh_one(
+    parcel: Parcel, keys: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    policy = policy_of(tmp_path, keys, parcel.image, max_age_days=30)
+    early = write_parcel(tmp_path / "early", parcel.image, parcel.digest, seed=10)
+    made = {"SOURCE_DATE_EPOCH": "4000000000"}
+    push_cli(run_cli, early.directory, "--sign", keys / "ci.key", env=made)
+    told = "says that it was made on 2096-10-02, which is still to come"
+    refused(run_cli, told, "pull", parcel.image, "--policy", policy)

@@ -342,6 +342,15 @@ def test_a_certificate_nobody_vouches_for_is_refused_and_the_error_says_what_to_
         puller.resolve(f"{secured[0]}/test/small")
 
 
+def test_a_certificate_that_has_expired_is_called_that(puller, small, tmp_path):
+    tls = certificate(tmp_path, days=-1)
+    with serve_registry(tmp_path / "r", tls=tls) as host:
+        (tmp_path / "hosts.toml").write_text(f'["{host}"]\nca = "{tls.ca}"\n')
+        trusting = with_settings(puller, hosts=read_hosts(tmp_path / "hosts.toml"))
+        with pytest.raises(AccessError, match="its TLS certificate has expired; have it renewed"):
+            trusting.resolve(f"{host}/test/small")
+
+
 def test_insecure_when_asked(puller, secured, small):
     host, _ = secured
     trusting = with_settings(puller, hosts={host: Host(insecure=True)})

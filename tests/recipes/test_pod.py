@@ -41,6 +41,7 @@ metadata:
   labels: {app: shop}
 spec:
   restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 3
   hostAliases:
   - {ip: 10.0.0.1, hostnames: [db.lan, cache.lan]}
   securityContext: {runAsUser: 101, runAsGroup: 102}
@@ -61,7 +62,8 @@ spec:
     - {containerPort: 80, hostPort: 8080}
     - {containerPort: 53, hostPort: 5353, protocol: UDP, hostIP: 127.0.0.1}
     - {containerPort: 9000, name: metrics}
-    env: [{name: MODE, value: fast}, {name: EMPTY}]
+    env: [{name: MODE, value: fast}, {name: EMPTY}, {name: BOTH, value: "$(MODE)-$$(MODE)-$(NO)"}]
+    args: ["--mode=$(MODE)"]
     workingDir: /srv
     volumeMounts:
     - {name: site, mountPath: /www, readOnly: true}
@@ -71,7 +73,7 @@ spec:
   - name: db
     image: redis:7
     volumeMounts: [{name: data, mountPath: /data}, {name: run, mountPath: /run/shop}]
-    readinessProbe: {exec: {command: [redis-cli, "ping me"]}}
+    readinessProbe: {exec: {command: [redis-cli, "ping me"]}, periodSeconds: 5}
     resources: {requests: {memory: 1Gi}}
 """
 
@@ -91,7 +93,7 @@ def test_a_pod_in_toml(tmp_path: Path) -> None:
 
 def test_without_a_name_it_is_the_files(tmp_path: Path) -> None:
     text = TOML.replace('name = "shop"\n', "", 1)
-    assert read(tmp_path, text, "My-Shop.toml").name == "my-shop"
+    assert read(tmp_path, text, "My-Shop.toml").name == "My-Shop"
     assert read(tmp_path, text, "my shop.toml").name == ""
 
 
@@ -102,21 +104,26 @@ def test_a_kubernetes_pod(tmp_path: Path) -> None:
         "hostname": "shop",
         "add-host": ["db.lan:10.0.0.1", "cache.lan:10.0.0.1"],
         "ports": ["8080:80/tcp", "127.0.0.1:5353:53/udp"],
+        "stop-timeout": 3,
         "memory": "1224M",
         "restart": "on-failure",
     }
-    first, second, web, db = pod.containers
+    web, db, first, second = pod.containers
     assert first == {
         "name": "first", "image": "busybox", "entrypoint": ["sh", "-c", "true"],
         "user": "101:102", "restart": "on-failure",
     }  # fmt: skip
     assert second["after"] == {"first": "completed"}
     assert web == {
-        "name": "web", "image": "nginx:1.24", "env": {"MODE": "fast", "EMPTY": ""},
+        "name": "web", "image": "nginx:1.24", "cmd": ["--mode=fast"],
+        "env": {"MODE": "fast", "EMPTY": "", "BOTH": "fast-$(MODE)-$(NO)"},
         "workdir": "/srv", "user": "0", "read-only": True, "volumes": ["/srv/site:/www:ro"],
         "shared": {"run": "/run/shop"}, "after": {"second": "completed"},
     }  # fmt: skip
-    assert db["health-cmd"] == "redis-cli 'ping me'"
+    assert db["healthcheck"] == {
+        "test": ["CMD", "redis-cli", "ping me"], "interval": "5s", "timeout": "1s",
+        "start-period": "0s", "retries": 3,
+    }  # fmt: skip
     assert (db["volumes"], db["user"]) == (["shop-data:/data"], "101:102")
 
 
@@ -141,6 +148,29 @@ def test_what_is_wrong_in_toml(tmp_path: Path, change: tuple[str, str], told: st
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('name = "db"', 'name = "web"'), "two containers are called web; give each its own name"),
+        (("{ db =", "{ cache ="), "web is to start after cache, which is no other container of"),
+        (("{ db =", "{ web ="), "web is to start after web, which is no other container of the"),
+        (('cmd = ["redis', 'after = { web = "started" }\ncmd = ["redis'), "web, db wait for each"),
+    ],
+)
+def test_containers_that_can_never_all_start(
+    tmp_path: Path, change: tuple[str, str], told: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, TOML.replace(*change), "shop.toml")
+    assert told in str(caught.value)
+
+
+def test_there_are_no_more_than_16(tmp_path: Path) -> None:
+    text = "".join(f'[[container]]\nname = "c{n}"\nimage = "i"\n' for n in range(17))
+    with pytest.raises(InputError, match="17 containers: a pod has 1 to 16"):
+        read(tmp_path, text, "many.toml")
+
+
 def test_a_pod_has_a_container(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no container; begin one with"):
         read(tmp_path, 'name = "empty"\n', "empty.toml")
@@ -154,14 +184,30 @@ def test_a_pod_has_a_container(tmp_path: Path) -> None:
         (("kind: Pod", "kind: Deployment"), "it is no Pod; say apiVersion: v1 and kind: Pod"),
         (("  restartPolicy: OnF", "  restartPolicy: onF"), "spec.restartPolicy is not one of"),
         (("workingDir", "workDir"), "containers[0].workDir is not known here; did you mean"),
-        (("emptyDir: {}", "nfs: {server: a}"), "spec.volumes[1].nfs is not known here"),
-        (("name: MODE, value: fast", "name: A, valueFrom: {}"), "env[0].valueFrom is not known"),
+        (("emptyDir: {}", "nfs: {server: a}"), "spec.volumes[1].nfs is not supported; take it out"),
+        (("name: MODE, value: fast", "name: A, valueFrom: {}"), "env[0].valueFrom is not supp"),
         (("value: fast", "value: 1"), "containers[0].env[0].value is no string; put it into"),
         (("hostPort: 8080", "hostPort: web"), "ports[0].hostPort is no whole number"),
+        (("{readOnlyRootFilesystem: true,", '{readOnlyRootFilesystem: "true",'), "is not true or"),
+        (("runAsUser: 0}", "runAsUser: 0, runAsNonRoot: true}"), "runAsNonRoot needs a runAsUser"),
+        (("image: nginx:1.24", "image: nginx\n    image: other"), "image is said twice"),
+        (("    env: [", "    imagePullPolicy: Always\n    env: ["), "imagePullPolicy is not supp"),
+        (("cpu: 500m", "cpu: banana"), "limits.cpu is no amount of CPU"),
+        (("emptyDir: {}", "emptyDir: {sizeLimit: 10Mi}"), "emptyDir.sizeLimit is not supported"),
+        (
+            ("/run/shop}\n    securityC", "/a}\n    - {name: run, mountPath: /b}\n    securityC"),
+            "for the se",
+        ),
+        (("/run/shop}\n    securityC", "/a, readOnly: true}\n    securityC"), "of an emptyDir"),
+        (("claimName: shop-data", "claimName: /etc"), "claimName is no name of a volume"),
+        (("mountPath: /www", 'mountPath: "/www:ro"'), "mountPath has a ':' in it"),
+        (("type: Directory", "type: Socket"), "hostPath.type is not supported"),
+        (("name: EMPTY", 'name: "A=B"'), "env[1].name is no name of a variable"),
+        (("    env: [", "    livenessProbe: {}\n    env: ["), "livenessProbe is not supported"),
         (("{name: site, mountPath", "{name: sight, mountPath"), "is no volume; there are: site"),
-        (("path: /srv/site", "path: srv"), "hostPath.path is no absolute path"),
+        (("path: /srv/site", "path: srv"), "hostPath.path is no absolute path without"),
         (("200Mi", "lots"), "limits.memory is no amount of memory"),
-        (("exec: {command", "httpGet: {path"), "readinessProbe.httpGet is not known here"),
+        (("exec: {command", "httpGet: {path"), "readinessProbe.httpGet is not supported"),
         (("  containers:", "  containers: []\n  spare:"), "spec.spare is not known here"),
         (("runAsUser: 101, ", ""), "securityContext.runAsGroup needs runAsUser"),
         (("name: web", "name: Web"), "container Web: name does not look like"),

@@ -38,8 +38,8 @@ class Certificate:
     key: Path
 
 
-def certificate(directory: Path) -> Certificate:
-    """Make a CA and a certificate in directory with openssl."""
+def certificate(directory: Path, days: int = 2) -> Certificate:
+    """Make a CA and a certificate, good for so many days, in directory with openssl."""
     ca, ca_key = directory / "ca.pem", directory / "ca.key"
     key, request, chain = directory / "tls.key", directory / "tls.csr", directory / "tls.pem"
     names = directory / "names.cnf"
@@ -47,7 +47,7 @@ def certificate(directory: Path) -> Certificate:
     make = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     _run(*make, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)
     _run(*make, "-subj", "/CN=localhost", "-keyout", key, "-out", request)
-    sign = ["openssl", "x509", "-req", "-days", "2", "-CAcreateserial"]
+    sign = ["openssl", "x509", "-req", "-days", str(days), "-CAcreateserial"]
     _run(*sign, "-CA", ca, "-CAkey", ca_key, "-extfile", names, "-in", request, "-out", chain)
     return Certificate(ca, chain, key)
 
