@@ -302,7 +302,9 @@ def kernel() -> None:
     help="Linux source; default: Debian's linux-source-6.1 package.",
 )
 @click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs; default: all CPUs.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Parallel jobs; default: all CPUs."
+)
 @_profile
 @pass_context
 def kernel_build(

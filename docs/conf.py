@@ -6,7 +6,7 @@ import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
@@ -28,6 +28,9 @@ html_theme = "furo"
 html_title = f"hyperbuild {release}"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
+# They would make one dash of the two that begin an option.
+smartquotes = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
@@ -43,8 +46,9 @@ autodoc_typehints_format = "short"
 autodoc_use_legacy_class_based = False
 python_use_unqualified_type_names = True
 add_module_names = False
-# Types of others, and those of ours that the reference does not have pages for.
-nitpick_ignore_regex = [("py:.*", r".*")]
+#: Types of others (there is no network to look them up), and those of ours that are for the house.
+_INTERNAL = r"hyperbuild\.(converter\.(files|layer_cache|oci|tree)|launcher\.timeline)\."
+nitpick_ignore_regex = [("py:.*", r"(?!hyperbuild\.).*"), ("py:class", f"{_INTERNAL}.*")]
 
 #: A mention of another page in the prose, as one reads it in the repository.
 _MENTION = re.compile(r"(?<![\w`/(\[])(\(?)docs/((?:[a-z-]+/)*[a-z-]+\.md)(?![\w`\])])")
@@ -64,8 +68,18 @@ def _name_languages(_: Sphinx, tree: nodes.document) -> None:
             block["language"] = _LANGUAGES.get(kind_of("", block.astext()), "text")
 
 
+def _show_blocks(*args: Any) -> None:
+    """Make what is indented in a docstring a block of its own, as one reads it in the source."""
+    lines: list[str] = args[-1]
+    for at in range(len(lines) - 2, 0, -1):
+        above, between, below = lines[at - 1 : at + 2]
+        if above[:1].strip() and not between and below[:1] == " " and not above.endswith("::"):
+            lines[at:at] = ["", "::"]
+
+
 def setup(app: Sphinx) -> None:
     """Make the command line's reference, and mend what only the site needs."""
     write_reference(_DOCS / "reference/cli")
     app.connect("source-read", _link_mentions)
     app.connect("doctree-read", _name_languages)
+    app.connect("autodoc-process-docstring", _show_blocks)

@@ -1,9 +1,9 @@
 """The blocks of a page that hold something to type, to write into a file, or to read.
 
-What a block is follows from its fence's word, and where it has none from its first line: `$ ` begins
-a session, the name of a program a list of commands. A comment before a block says more:
+What a block is follows from its fence's word, and where it has none from its first line: `$ `
+begins a session, the name of a program a list of commands. A comment before a block says more:
 
-    <!-- given: touch app.env -->          what the reader has before (shell, several lines if need be)
+    <!-- given: touch app.env -->          what the reader has before, as shell of any length
     <!-- file: policy.toml -->             the block is that file's content
     <!-- run by tests/test_ci.py -->       another test runs it
     <!-- not run: needs GitHub's CI -->    no test does, and why
@@ -51,7 +51,7 @@ class Block:
 
 _PROGRAMS = ("hyperbuild", "make", "pip", "apt", "sudo", "curl", "git", "man", "ci/install.sh", ".")
 _COMMENT = re.compile(
-    r"<!--\s*(?:given: (?P<given>.+?)|file: (?P<file>.+?)|run by (?P<test>.+?)"
+    r"<!--\s*(?:given:\s(?P<given>.+?)|file: (?P<file>.+?)|run by (?P<test>.+?)"
     r"|not run: (?P<reason>.+?))\s*-->",
     re.DOTALL,
 )
@@ -59,19 +59,19 @@ _COMMENT = re.compile(
 
 def read_blocks(page: str) -> Iterator[Block]:
     """Give the blocks of a page, in order; ValueError for a fence whose word is none of Kind."""
-    said: re.Match[str] | None = None
+    said: dict[str, str] = {}
     for token in MarkdownIt("commonmark").parse(page):
         if token.type == "html_block":
-            said = _COMMENT.search(token.content)
+            found = (match.groupdict() for match in _COMMENT.finditer(token.content))
+            said |= {key: value for each in found for key, value in each.items() if value}
         elif token.type in ("fence", "code_block"):
             if not token.info.startswith("{"):
                 line = token.map[0] + 1 if token.map else 0
-                comment = {} if said is None else {k: v for k, v in said.groupdict().items() if v}
                 text = token.content.rstrip("\n")
-                yield Block(kind_of(token.info, text), text, line, **comment)
-            said = None
-        elif token.type != "paragraph_close":
-            said = None
+                yield Block(kind_of(token.info, text), text, line, **said)
+            said = {}
+        else:
+            said = {}
 
 
 def kind_of(word: str, text: str) -> Kind:

@@ -8,6 +8,7 @@ from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 import click
+
 from hyperbuild.builder.cli import cli
 from hyperbuild.builder.vm_commands import ALIASES
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = "hyperbuild"
+_MENTIONED = re.compile(r"(?<![\w-])(--[a-z][a-z-]*[a-z]|-[A-Za-z])(?![\w-])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Option:
 class Command:
     """A command: ``words`` as ("hyperbuild", "kernel", "build"), ``usage`` what follows them.
 
-    ``summary`` is its help's first sentence, ``paragraphs`` all of it. ``alias_of`` is the name
-    of the command that this is another name of, "" for most.
+    ``summary`` is its help's first sentence, ``paragraphs`` all of it; what is typed has backticks.
+    ``alias_of`` is the name of the command that this is another name of, "" for most.
     """
 
     words: tuple[str, ...]
@@ -65,9 +67,8 @@ def read_commands() -> Command:
 
 
 def _command(command: click.Command, context: click.Context, words: tuple[str, ...]) -> Command:
-    paragraphs = tuple(
-        " ".join(part.split()) for part in cleandoc(command.help or "").split("\n\n") if part
-    )
+    parts = cleandoc(command.help or "").split("\n\n")
+    paragraphs = tuple(_marked(" ".join(part.split())) for part in parts if part)
     options = (
         _option(each, context)
         for each in command.get_params(context)
@@ -99,6 +100,13 @@ def _real_name(command: click.Command, words: tuple[str, ...]) -> str:
     return f"{PROGRAM}-{command.name}" if is_alias else ""
 
 
+def _marked(text: str) -> str:
+    """Return text with the options that it mentions in backticks, as all else that is typed is."""
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = (_MENTIONED.sub(r"`\g<0>`", part) for part in parts[::2])
+    return "".join(parts)
+
+
 def _first_sentence(text: str) -> str:
     """Return text up to its first full stop, without that; a colon's list is left out as well."""
     return re.split(r"[.;](?:\s|$)", text, maxsplit=1)[0]
@@ -110,8 +118,12 @@ def _option(parameter: click.Option, context: click.Context) -> Option | None:
         return None
     names, text = record
     found = re.fullmatch(r"((?:-[^\s,]+(?:, )?)+)(.*)", names)
-    assert found, names
+    if not found:
+        raise ValueError(f"{names}: not the names of an option")
     variable = parameter.envvar if isinstance(parameter.envvar, str) else ""
     return Option(
-        tuple(found[1].strip().split(", ")), found[2].strip(), " ".join(text.split()), variable
+        tuple(found[1].strip().split(", ")),
+        found[2].strip(),
+        _marked(" ".join(text.split())),
+        variable,
     )

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docs.tools.commands import PROGRAM, read_commands
+from docs.tools.commands import read_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,10 @@ def _lines(command: Command, program: Command) -> Iterator[str]:
     yield f'.TH "{_plain(command.name.upper())}" "1" "{_DATE}" "{release}" "hyperbuild"'
     yield from (".nh", ".ad l", ".SH NAME")
     yield _line(f"{_plain(command.name)} \\- {_prose(command.summary)}")
-    yield from (".SH SYNOPSIS", f"{_bold(' '.join(command.words))} {_plain(' '.join(command.usage))}")
+    yield from (
+        ".SH SYNOPSIS",
+        f"{_bold(' '.join(command.words))} {_plain(' '.join(command.usage))}",
+    )
     yield ".SH DESCRIPTION"
     for number, paragraph in enumerate(command.paragraphs):
         yield from ([".PP"] if number else [])

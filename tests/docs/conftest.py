@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from docs.tools.blocks import Kind
 
+from docs.tools.blocks import Kind
 from tests.conftest import HYPERBUILD, KernelOf
 from tests.docs.pages import blocks_of
 from tests.docs.shell import open_shell

@@ -8,10 +8,10 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import yaml
+
 from docs.tools.blocks import Block, Kind, read_blocks
 from hyperbuild.converter.settings import read_hosts
 from hyperbuild.recipes.recipe import parse_recipe
-
 from tests.support.checkout import CHECKOUT, tracked_files
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = (Kind.SESSION, Kind.SCRIPT, Kind.PYTHON)
 
 _HOST = {"mirrors", "ca", "insecure"}
+
 
 def pages() -> list[str]:
     """Return the paths of all pages, in order; what Sphinx makes itself is not among them."""

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from tests.docs.steps import Step
 
 #: How long a step, or what is shown of one in the background, may take, in seconds.
-_PATIENCE = 120
+_PATIENCE = 300
 #: Job control has what runs in the background end by Ctrl-C's signal, as it does for a person.
 _DRIVER = r"""
 set -m
+cd "$0"
 exec 9<&0 </dev/null
 while read -r -u 9 step; do
     . "$step" >"$step.out" 2>&1 9<&-
@@ -64,9 +65,9 @@ class Shell:
 
     def write(self, name: str, content: str) -> None:
         """Write a file as a page has it."""
-        path = self.cwd / name
+        path = self.cwd / name.replace("~", str(self.cwd.parent))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{content}\n")
+        path.write_text(f"{unhurried(content)}\n")
 
     def _do(self, command: str) -> tuple[Path, int]:
         """Run a command, and return the path of its output and its status."""
@@ -101,10 +102,10 @@ class Shell:
 def open_shell(town: int, directory: Path, cwd: Path, env: Mapping[str, str]) -> Iterator[Shell]:
     """Give a shell in the town; what it has started is killed at the end."""
     directory.mkdir()
-    enter = ["nsenter", "--net", "--mount", f"--target={town}", f"--wd={cwd}", "--"]
+    enter = ["nsenter", "--net", "--mount", f"--target={town}", "--"]
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with subprocess.Popen(
-        [*enter, *alone, "bash", "-c", _DRIVER],
+        [*enter, *alone, "bash", "-c", _DRIVER, cwd],
         env=dict(env),
         stdin=subprocess.PIPE,
         text=True,

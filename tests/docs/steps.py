@@ -2,7 +2,7 @@
 
 A session is read as a terminal shows it: `$ ` or `# ` begins a command, `> ` goes on with one, all
 else is what came out. `# ` behind a command with `-it` is typed into that command. A last line `^C`
-ends it by Ctrl-C.
+ends it by Ctrl-C. Output that begins with a space goes on with the line before it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _INTERACTIVE = re.compile(r"\s-(it|ti)\s")
 _BACKGROUND = re.compile(r"\s&\s*(#.*)?$")
 _CAT = re.compile(r"cat ([\w./-]+)")
-_BUDGET = re.compile(r"(?<=--budget )(\w+=)(\d+)(ms|s)\b")
+_BUDGET = re.compile(r"(--budget \w+=|^time = \{ \w+ = \")(\d+)(?=m?s\b)", re.MULTILINE)
 #: What differs from machine to machine: what is left out, homes, numbers, digests, white space.
-_LOOSE = re.compile(r"…|~(?=/)|\b[0-9a-f]{8,}\b|\d+(?:[.,:]\d+)*|\s+")
+_LOOSE = re.compile(r"…|~(?=/)|\b[0-9a-f]{8,}\b|(?<![a-z\d])\d+(?:[.,:]\d+)*|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,20 @@ def _session(lines: list[str], first: int) -> Iterator[Step]:
             if command:
                 yield step()
             start, command, typed, shown = number, line[2:], [], []
+        elif line[:1].isspace() and shown:
+            shown[-1] += f"\n{line}"
         else:
             assert command, f"line {number}: output before the first command"
             shown.append(line)
     yield step()
 
 
-def unhurried(command: str) -> str:
-    """Return command with a hundred times the wall time that its budgets allow, if any.
+def unhurried(text: str) -> str:
+    """Return a command, or a recipe, with a hundred times the wall time that its budgets allow.
 
     What a page says is for a machine that does nothing else; no test asserts a wall time.
     """
-    return _BUDGET.sub(lambda found: f"{found[1]}{int(found[2]) * 100}{found[3]}", command)
+    return _BUDGET.sub(r"\g<1>\g<2>00", text)
 
 
 def missing(shown: tuple[str, ...], output: str) -> str:

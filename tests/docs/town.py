@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Names that lead to this machine, and so to the registries below.
 NAMES = ("registry.lan", "mirror.lan", "registry-1.docker.io")
+_CONFIG = Path(__file__).parents[1] / "support/nginx/default.conf"
 PUBLIC, PRIVATE, MIRROR, PLAIN = 443, 5000, 5001, 43207
 #: What the registry on 443 (and, without TLS, on 43207) has, by the image that it is; the private
 #: one has app:1, the mirror of Docker Hub library/nginx:latest.
@@ -60,6 +61,8 @@ def main(directory: Path) -> None:
     hosts.write_text(f"127.0.0.1 localhost {' '.join(NAMES)}\n")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True)
+    # It shows the interfaces of the network that it was mounted in.
+    subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
     tls = certificate(directory, *NAMES)
     with ExitStack() as stack:
         public, private, plain = (directory / name for name in ("public", "private", "plain"))
@@ -88,12 +91,17 @@ def _fill(directory: Path, host: str) -> None:
 
 
 def _welcome(directory: Path) -> Path:
-    """Make nginx with the page that everybody knows."""
+    """Make nginx with the page that everybody knows, where Docker Hub's image has it."""
     shutil.copytree(image("nginx"), directory)
-    page = directory.with_name("index.html")
+    page, config = directory.with_name("index.html"), directory.with_name("default.conf")
     page.write_text("<title>Welcome to nginx!</title>\n<h1>Welcome to nginx!</h1>\n")
-    insert = ["umoci", "insert", "--image", f"{directory}:latest", page]
-    subprocess.run([*insert, "/var/www/html/index.html"], check=True)
+    config.write_text(_CONFIG.read_text().replace("/var/www/html", "/usr/share/nginx/html"))
+    insert = ["umoci", "insert", "--image", f"{directory}:latest"]
+    for source, path in (
+        (page, "/usr/share/nginx/html/index.html"),
+        (config, "/etc/nginx/conf.d/default.conf"),
+    ):
+        subprocess.run([*insert, source, path], check=True)
     return directory
 
 
