@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import yaml
 
@@ -13,9 +13,6 @@ from docs.tools.blocks import Block, Kind, read_blocks
 from hyperbuild.converter.settings import read_hosts
 from hyperbuild.recipes.recipe import parse_recipe
 from tests.support.checkout import CHECKOUT, tracked_files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: What is typed, or run, and not only read.
 COMMANDS = (Kind.SESSION, Kind.SCRIPT, Kind.PYTHON)
@@ -26,7 +23,12 @@ _HOST = {"mirrors", "ca", "insecure"}
 def pages() -> list[str]:
     """Return the paths of all pages, in order; what Sphinx makes itself is not among them."""
     found = (path.relative_to(CHECKOUT) for path in tracked_files() if path.suffix == ".md")
-    return sorted(str(path) for path in found if path.parts[0] == "docs" or len(path.parts) == 1)
+    made = Path("docs/reference")
+    return sorted(
+        str(path)
+        for path in found
+        if (path.parts[0] == "docs" and made not in path.parents) or len(path.parts) == 1
+    )
 
 
 def blocks_of(page: str) -> list[Block]:

@@ -76,7 +76,9 @@ def _commands(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
 
 
 def _session(lines: list[str], first: int) -> Iterator[Step]:
-    start, command, typed, shown = first, "", [], []
+    start, command = first, ""
+    typed: list[str] = []
+    shown: list[str] = []
 
     def step() -> Step:
         ends = shown[-1:] == ["^C"]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from docs.tools.commands import read_commands
 from docs.tools.manpages import DIRECTORY, manual_pages
 from tests.docs.pages import COMMANDS, blocks_of, check, pages
 from tests.support.checkout import CHECKOUT, copy_of_house
+
+if TYPE_CHECKING:
+    from tests.conftest import RunCli
 
 TOOLS = Path(sys.executable).parent
 #: How many blocks of commands no test runs; each says why, on its page.
@@ -59,7 +63,9 @@ def test_an_installation_has_the_manual(tmp_path: Path) -> None:
     """`pip install .`, with what it takes from the network here already."""
     copy = copy_of_house(tmp_path)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--prefix", tmp_path / "prefix"]
+    # What is installed already are these tests' own: left as it is.
+    options = ["--no-deps", "--no-build-isolation", "--ignore-installed"]
+    options += ["--prefix", tmp_path / "prefix"]
     done = subprocess.run(
         [*pip, "install", *options, "."], cwd=copy, capture_output=True, text=True, check=False
     )
@@ -97,6 +103,19 @@ def test_the_commands_and_options_that_a_page_mentions_exist(page: str) -> None:
         typed = words[: words.index("--")] if "--" in words else words
         options = {word.partition("=")[0] for word in typed if re.match(r"--[a-z]", word)}
         assert options <= names, f"{page}: {text}"
+
+
+def test_the_variable_of_an_option_has_its_name(run_cli: RunCli) -> None:
+    for command in read_commands().walk():
+        for option in command.options:
+            if option.variable and option.variable != "HYPERBUILD_ACCEL":
+                own = [name.strip("-").replace("-", "_").upper() for name in option.names]
+                assert option.variable.endswith(f"_{max(own, key=len)}")
+    refused = run_cli("convert", "oci:none", env={"HYPERBUILD_CONVERT_FORMAT": "fat"})
+    assert refused.returncode == 2
+    assert "Invalid value for '--format'" in refused.stderr
+    refused = run_cli("inspect", "oci:none", env={"HYPERBUILD_INSPECT_PLATFORM": "linux/none/"})
+    assert refused.stderr.startswith("Error: platform 'linux/none/' is not")
 
 
 def test_what_no_test_runs_says_why() -> None:
