@@ -23,7 +23,7 @@ _BACKGROUND = re.compile(r"\s&\s*(#.*)?$")
 _CAT = re.compile(r"cat ([\w./-]+)")
 _BUDGET = re.compile(r"(--budget \w+=|^time = \{ \w+ = \")(\d+)(?=m?s\b)", re.MULTILINE)
 #: What differs from machine to machine: what is left out, homes, numbers, digests, white space.
-_LOOSE = re.compile(r"…|~(?=/)|\b[0-9a-f]{8,}\b|(?<![a-z\d])\d+(?:[.,:]\d+)*|\s+")
+_LOOSE = re.compile(r"…|~(?=/)|\b[0-9a-f]{8,}\b|(?<![a-z\d])\d+(?:[.,:]\d+)*(?: seconds?)?|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +140,6 @@ def _any(text: str) -> str:
         return ".*" if text == "…" else r"\S*"
     if text.isspace():
         return r"\s+"
+    if text.endswith(("second", "seconds")):
+        return r"\d+ seconds?"
     return r"[0-9a-f]+" if re.fullmatch("[0-9a-f]{8,}", text) else r"\d+(?:[.,:]\d+)*"
