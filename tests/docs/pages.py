@@ -60,10 +60,11 @@ def _check_toml(block: Block, scratch: Path) -> None:
     """Read the block as a file of registries or a recipe, as it has the tables of one or the other.
 
     A policy names keys, so it is read where it is used: its block has to be a file of the page's.
+    So has a pod's.
     """
     tables = tomllib.loads(block.text)
-    if "allow" in tables:
-        assert block.file, "say which file this policy is"
+    if {"allow", "container"} & set(tables):
+        assert block.file, "say which file this is"
     elif any(isinstance(table, dict) and _HOST & set(table) for table in tables.values()):
         path, certificates = scratch / "registries.toml", scratch / "ca.pem"
         certificates.touch()

@@ -51,7 +51,7 @@ class Shell:
         if step.typed:
             typed = "\n".join(step.typed)
             command = f"script -qec {shlex.quote(command)} /dev/null <<'TYPED'\n{typed}\nTYPED"
-        path, status = self._do(f"{command} &" if step.is_interrupted else command)
+        path, status = self._do(f"{{ {command}\n}} &" if step.is_interrupted else command)
         if step.is_in_background:
             wrong = self._wait_for(step, path)
             if step.is_interrupted:
