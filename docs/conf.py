@@ -15,6 +15,7 @@ sys.path.insert(0, str(_DOCS.parent))
 
 from docs.tools.blocks import Kind, kind_of  # noqa: E402
 from docs.tools.reference import write_reference  # noqa: E402
+from hyperbuild.converter.records import Record  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -77,9 +78,22 @@ def _show_blocks(*args: Any) -> None:
             lines[at:at] = ["", "::"]
 
 
+def _show_fields(*args: Any) -> tuple[str, str] | None:
+    """Give a record's fields as what it is made of: its own ``__init__`` takes anything."""
+    kind = args[3]
+    if not isinstance(kind, type) or not issubclass(kind, Record):
+        return None
+    fields = (
+        f"{name}: {of}" + (f" = {kind._defaults[name]!r}" if name in kind._defaults else "")
+        for name, of in kind.__annotations__.items()
+    )
+    return f"({', '.join(fields)})", ""
+
+
 def setup(app: Sphinx) -> None:
     """Make the command line's reference, and mend what only the site needs."""
     write_reference(_DOCS / "reference/cli")
     app.connect("source-read", _link_mentions)
     app.connect("doctree-read", _name_languages)
     app.connect("autodoc-process-docstring", _show_blocks)
+    app.connect("autodoc-process-signature", _show_fields)

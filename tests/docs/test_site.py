@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOOLS = Path(sys.executable).parent
 #: How many blocks of commands no test runs; each says why, on its page.
-NOT_RUN = 1
+NOT_RUN = 2
 _TYPED = re.compile(r"`(hyperbuild [a-z][^`…|]*)`")
 
 
