@@ -49,7 +49,12 @@ class Block:
     reason: str = ""
 
 
-_PROGRAMS = ("hyperbuild", "make", "pip", "apt", "sudo", "curl", "git", "man", "ci/install.sh", ".")
+#: Programs by which a block without a word is known as one of commands; a fence says it of others.
+_PROGRAMS = (
+    *("hyperbuild", "make", "pip", "apt", "sudo", "curl", "git", "man", "ci/install.sh", "."),
+    *("openssl", "skopeo", "docker", "podman", "python", "python3", "ssh", "ip", "mount"),
+    *("qemu-system-x86_64", "qemu-img", "mcopy", "objcopy", "dask", "veritysetup"),
+)
 _COMMENT = re.compile(
     r"<!--\s*(?:given:\s(?P<given>.+?)|file: (?P<file>.+?)|run by (?P<test>.+?)"
     r"|not run: (?P<reason>.+?))\s*-->",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_the_variable_of_an_option_has_its_name(run_cli: RunCli) -> None:
     assert "Invalid value for '--format'" in refused.stderr
     refused = run_cli("inspect", "oci:none", env={"HYPERBUILD_INSPECT_PLATFORM": "linux/none/"})
     assert refused.stderr.startswith("Error: platform 'linux/none/' is not")
+
+
+@pytest.mark.parametrize("page", pages())
+def test_no_command_passes_as_text(page: str) -> None:
+    for block in blocks_of(page):
+        words = {line.split()[0] for line in block.text.splitlines() if line.strip()}
+        if block.kind is Kind.TEXT:
+            programs = [word for word in words - {"hyperbuild"} if shutil.which(word)]
+            assert not programs, f"{page}:{block.line}: begin its fence with ```bash"
 
 
 def test_what_no_test_runs_says_why() -> None:
