@@ -4,6 +4,7 @@ What a block is follows from its fence's word, and where it has none from its fi
 begins a session, the name of a program a list of commands. A comment before a block says more:
 
     <!-- given: touch app.env -->          what the reader has before, as shell of any length
+    <!-- needs: /dev/net/tun -->           where that is not, no test can run it
     <!-- file: policy.toml -->             the block is that file's content
     <!-- run by tests/test_ci.py -->       another test runs it
     <!-- not run: needs GitHub's CI -->    no test does, and why
@@ -44,6 +45,7 @@ class Block:
     text: str
     line: int
     given: str = ""
+    needs: str = ""
     file: str = ""
     test: str = ""
     reason: str = ""
@@ -56,8 +58,8 @@ _PROGRAMS = (
     *("qemu-system-x86_64", "qemu-img", "mcopy", "objcopy", "dask", "veritysetup"),
 )
 _COMMENT = re.compile(
-    r"<!--\s*(?:given:\s(?P<given>.+?)|file: (?P<file>.+?)|run by (?P<test>.+?)"
-    r"|not run: (?P<reason>.+?))\s*-->",
+    r"<!--\s*(?:given:\s(?P<given>.+?)|needs: (?P<needs>.+?)|file: (?P<file>.+?)"
+    r"|run by (?P<test>.+?)|not run: (?P<reason>.+?))\s*-->",
     re.DOTALL,
 )
 

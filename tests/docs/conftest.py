@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from tests.docs.town import MIRROR, PRIVATE, serve_town
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Follow = Callable[[str], None]
 
@@ -58,6 +58,8 @@ def follow(
     def follow(page: str) -> None:
         with open_shell(number, tmp_path / "steps", cwd, env) as shell:
             for block in blocks_of(page):
+                if block.needs and not Path(block.needs).exists():
+                    continue
                 if block.given:
                     wrong = shell.run(Step(block.given, block.line))
                     assert not wrong, f"before {page}:{block.line}: {wrong}"
