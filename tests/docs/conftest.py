@@ -36,8 +36,8 @@ def follow(
     town: tuple[int, Path], tmp_path: Path, shared_cache: Path, kernel_of: KernelOf
 ) -> Follow:
     """Give a function that does, in order, what a page has its reader do."""
-    kernel_of("dax")
-    kernel_of("micro")
+    for profile in ("dax", "micro", "disk"):
+        kernel_of(profile)
     number, ca = town
     cwd = tmp_path / "work"
     cwd.mkdir()
