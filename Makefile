@@ -14,7 +14,7 @@ FUZZ_TARGETS := tar hostile merge stream erofs ext4 read-erofs read-ext4 archive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo lint test fuzz fuzz-channel bench clean
+.PHONY: help setup demo lint test docs man fuzz fuzz-channel bench clean
 
 demo test bench: export HYPERBUILD_ACCEL = tcg
 
@@ -35,6 +35,13 @@ lint: setup ## check style, types and the direction of imports
 
 test: setup lint ## run all tests, virtual machines included
 	$(VENV)/pytest --numprocesses $(JOBS) --dist loadfile
+
+docs: setup ## build the site into build/docs, warnings being errors
+	$(VENV)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	@echo "The site is build/docs/index.html."
+
+man: setup ## write the manual pages anew, after a change of the command line
+	@$(VENV)/python -m docs.tools.manpages
 
 fuzz: setup ## fuzz all that strangers' bytes reach, FUZZ_SECONDS (60) for each target
 	$(VENV)/pip install --quiet -e '.[fuzz]'

@@ -119,8 +119,10 @@ BOOT_OPTIONS = (
         "FILE", shapes=True,
     ),
     BootOption("memory", ("-m", "--memory"), "RAM.  [default: 256M]", metavar="SIZE", shapes=True),
-    BootOption("cpus", ("--cpus",), "CPUs.  [default: 1]", count, shapes=True),
-    BootOption("hostname", ("--hostname",), "Host name of the guest; default: random.", str, ""),
+    BootOption("cpus", ("--cpus",), "CPUs.  [default: 1]", count, metavar="N", shapes=True),
+    BootOption(
+        "hostname", ("--hostname",), "Host name of the guest; default: random.", str, "", "NAME",
+    ),
     BootOption(
         "network", ("--network",),
         "The guest's network: the hypervisor's own, none, or a tap device.  [default: user]",

@@ -29,6 +29,7 @@ pre{margin:0;overflow-x:auto;font:12px/1.45 ui-monospace,"DejaVu Sans Mono",mono
 .scroll pre{max-height:420px;overflow-y:auto}
 .verdict{margin-top:18px;font-size:15px;font-weight:600;overflow-wrap:anywhere}
 td.why{width:50%;overflow-wrap:anywhere}
+@media(max-width:640px){.lane{min-width:90px}td.w{width:35%}.name p{white-space:normal}}
 """
 #: The steps that are shown large.
 _TILES = ("init", "renewed", "app_exec", "listening", "healthy")
@@ -123,9 +124,9 @@ def _as_page(document: dict[str, Any]) -> str:
             "<p>Each bar is a step's time since the one before it, on the host's clock.</p>",
             _note_on_counting(document["budgets"]),
             _smoke_sections(document.get("smoke")),
+            _budget_table(document["budgets"]),
             _tiles(document["steps"]),
             _lanes(document),
-            _budget_table(document["budgets"]),
             _said(document.get("smoke")),
             "</main></body></html>\n",
         )

@@ -21,6 +21,7 @@ from hyperbuild.builder.distributing import pull, push, rebuild, sbom, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
+from hyperbuild.builder.variables import name_variables
 from hyperbuild.builder.vm_commands import ALIASES, COMMANDS, inspect_vm
 from hyperbuild.builder.volume_command import volume
 from hyperbuild.converter.errors import InputError
@@ -58,9 +59,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HYPERBUILD"},
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 @click.option(
@@ -303,7 +302,9 @@ def kernel() -> None:
     help="Linux source; default: Debian's linux-source-6.1 package.",
 )
 @click.option("--sha256", metavar="HEX", help="Digest of the source; a URL needs it.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs; default: all CPUs.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Parallel jobs; default: all CPUs."
+)
 @_profile
 @pass_context
 def kernel_build(
@@ -371,6 +372,9 @@ def completion(shell: str) -> None:
     if kind is None:
         raise InputError(f"no completion for {shell}")
     click.echo(kind(cli, {}, "hyperbuild", "_HYPERBUILD_COMPLETE").source())
+
+
+name_variables(cli, "HYPERBUILD")
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -14,7 +14,9 @@ OWN_OPTIONS = (
         "detach", ("-d", "--detach"),
         "Return once the application is started, and print the VM's ID.", flag, False,
     ),
-    BootOption("name", ("--name",), "A name to call the VM by; default: a random one.", str, ""),
+    BootOption(
+        "name", ("--name",), "A name to call the VM by; default: a random one.", str, "", "NAME",
+    ),
     BootOption(
         "auto_remove", ("--rm",), "Remove the VM, its log included, once it has ended.", flag, False
     ),

@@ -1,5 +1,7 @@
 """The floor of the house: the one exception family, and how names from outside are shown.
 
+The family::
+
     HyperbuildError             exit status 1; its text is the whole message
     |-- InputError              what the user gave does not fit (a reference, a path, an option)
     |   `-- UsageError          seen by its words alone: exit status 2

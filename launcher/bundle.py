@@ -1,18 +1,20 @@
 """What a bundle is, and its document bundle.json (schema version 4).
 
-{"schemaVersion": 4 of a bundle with dm-verity, else 3,
- "image":       {"reference", "manifestDigest", "configDigest", "platform"},
- "config":      the image config's ``config`` object, verbatim,
- "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
-                 "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
-                 "labels", "findings": [{"name", "text", "status"}, …]},
- "rootfs":      {"format", "size", "digest", "diffIds"}, in version 4 also
-                "verity": {"rootHash", "salt", "hashOffset"} (HashTreeInfo),
- "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
- "initramfs":   {"digest", "protocol"} or null,
- "commandLine": [word, …],
- "build":       what its bytes depend on beyond the image (builder/buildinfo.py), or null,
- "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
+In short::
+
+    {"schemaVersion": 4 of a bundle with dm-verity, else 3,
+     "image":       {"reference", "manifestDigest", "configDigest", "platform"},
+     "config":      the image config's ``config`` object, verbatim,
+     "process":     {"args", "entrypoint", "env", "cwd", "home", "user": {"uid", "gid", "groups"},
+                     "stopSignal": {"name", "number"}, "healthcheck", "exposedPorts", "volumes",
+                     "labels", "findings": [{"name", "text", "status"}, …]},
+     "rootfs":      {"format", "size", "digest", "diffIds"}, in version 4 also
+                    "verity": {"rootHash", "salt", "hashOffset"} (HashTreeInfo),
+     "kernel":      {"version", "digest", "configDigest", "options": [name, …] or null} or null,
+     "initramfs":   {"digest", "protocol"} or null,
+     "commandLine": [word, …],
+     "build":       what its bytes depend on beyond the image (builder/buildinfo.py), or null,
+     "boot":        how it wants to be booted, of a bundle that was built so (defaults.py)}
 
 What knows nothing of dm-verity must not boot such a bundle as if it had none, so that has a version
 of its own. Versions 1 and 2 are read, too. Neither has "build" or the initramfs' "protocol";

@@ -103,8 +103,13 @@ def shipped_files() -> set[str]:
 def test_the_wheel_holds_every_file_of_the_rooms_and_nothing_else(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
-    inside = {name for name in names if ".dist-info/" not in name}
+    inside = {name for name in names if ".dist-info/" not in name and ".data/" not in name}
     assert inside == shipped_files()
+    manual = {name.rpartition("/")[2] for name in names if ".data/data/share/man/man1/" in name}
+    assert manual == {path.name for path in CHECKOUT.glob("docs/man/*.1")}
+    assert len(names) == len([name for name in names if ".dist-info/" in name]) + len(
+        inside | manual
+    )
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -114,6 +119,7 @@ def test_the_sdist_is_enough_to_build_and_test_from(distributions: Path) -> None
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {name.removeprefix("hyperbuild/") for name in shipped_files()}
     wanted |= {"Makefile", "LICENSE", "README.md", "pyproject.toml", "tests/conftest.py"}
+    wanted |= {"docs/conf.py", "docs/man/hyperbuild.1", "docs/tools/manpages.py"}
     assert wanted <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(".venv")]
 

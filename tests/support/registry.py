@@ -38,12 +38,13 @@ class Certificate:
     key: Path
 
 
-def certificate(directory: Path, days: int = 2) -> Certificate:
-    """Make a CA and a certificate, good for so many days, in directory with openssl."""
+def certificate(directory: Path, *hosts: str, days: int = 2) -> Certificate:
+    """Make a CA and a certificate, good for so many days, for loopback and hosts by their names."""
     ca, ca_key = directory / "ca.pem", directory / "ca.key"
     key, request, chain = directory / "tls.key", directory / "tls.csr", directory / "tls.pem"
     names = directory / "names.cnf"
-    names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    more = "".join(f",DNS:{host}" for host in hosts)
+    names.write_text(f"subjectAltName=DNS:localhost,IP:127.0.0.1{more}\n")
     make = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     _run(*make, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)
     _run(*make, "-subj", "/CN=localhost", "-keyout", key, "-out", request)

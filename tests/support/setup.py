@@ -27,6 +27,7 @@ PACKAGES = {
     "util-linux busybox-static",
     "comparing with containers": "runc",
     "reading what others install": "rpm",
+    "running what the documents say": "iproute2 mandoc",
     "measuring": "lz4 squashfs-tools",
 }
 
