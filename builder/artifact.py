@@ -34,7 +34,7 @@ from hyperbuild.launcher.bundle import Bundle
 from hyperbuild.launcher.located import BUNDLE_NAME, INITRAMFS_NAME, KERNEL_NAME, rootfs_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: Bytes of the root file system in a blob, and the most that a blob of them may have.
 CHUNK = 8 << 20
@@ -51,6 +51,10 @@ SIZE = "sh.hyper.chunk.size"
 DIGEST = "sh.hyper.chunk.digest"
 #: Annotation of the manifest: the digest of bundle.json, which names everything in the bundle.
 DOCUMENT = "sh.hyper.bundle.document"
+#: Annotations of a fleet's bundle: the digest of all that it was made of; HELD if it was tested.
+FLEET_KEY = "sh.hyper.fleet.key"
+FLEET_SMOKE = "sh.hyper.fleet.smoke"
+HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,16 @@ def write_artifact(
     layers: list[oci.Descriptor],
     subject: oci.Descriptor | None,
     created: str,
+    marks: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return the manifest of a bundle with that bundle.json; created is as in RFC 3339."""
+    """Return the manifest of a bundle with that bundle.json; created is as in RFC 3339.
+
+    marks are further annotations, by which it is found again.
+    """
     config = oci.Descriptor(
         CONFIG_TYPE, oci.digest_of(document), len(document), {TITLE: BUNDLE_NAME}
     )
-    annotations = {CREATED: created, DOCUMENT: config.digest}
+    annotations = {CREATED: created, DOCUMENT: config.digest, **(marks or {})}
     return oci.artifact_manifest(ARTIFACT_TYPE, config, layers, subject, annotations)
 
 
@@ -136,6 +144,11 @@ def newest_first(attached: Iterable[oci.Descriptor]) -> list[oci.Descriptor]:
     """Return what is attached to an image by when it was made; of one second, the last listed."""
     latest = reversed(list(attached))
     return sorted(latest, key=lambda found: found.annotations.get(CREATED, ""), reverse=True)
+
+
+def marked(attached: Iterable[oci.Descriptor], marks: Mapping[str, str]) -> list[oci.Descriptor]:
+    """Return those that have all of marks among their annotations, newest first."""
+    return [it for it in newest_first(attached) if marks.items() <= it.annotations.items()]
 
 
 def is_artifact(raw: bytes) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from hyperbuild.builder.sharing import authfile_option, pass_context
 
 if TYPE_CHECKING:
+    from hyperbuild.builder.building import BuildOptions
     from hyperbuild.builder.context import Context
 
 
@@ -38,6 +42,18 @@ if TYPE_CHECKING:
     "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
     envvar="HYPERBUILD_ACCEL", help="Hardware virtualization or emulation.",
 )  # fmt: skip
+@click.option(
+    "--scheduler", metavar="tcp://HOST:PORT",
+    help="Have the workers of this Dask scheduler build, and attach the bundles to their images.",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(1, 1000), metavar="N",
+    help="The same with N workers on this machine; default with --images: one for each CPU.",
+)  # fmt: skip
+@click.option(
+    "--images", type=click.File(encoding="utf-8"), metavar="FILE",
+    help="Build RECIPEs for each of the images that FILE names, one a line; - is stdin.",
+)  # fmt: skip
 @authfile_option
 @pass_context
 def build(
@@ -48,12 +64,19 @@ def build(
     no_smoke: bool,
     propose_profile: bool,
     schema: bool,
+    scheduler: str | None,
+    workers: int | None,
+    images: IO[str] | None,
     **options: Any,
 ) -> None:
     """Build bundles by RECIPEs: files NAME.toml, or names of shipped ones.
 
     A recipe with a [smoke] table has its bundle booted and tested; it is kept if the test holds.
     stdout has each bundle's directory or digest.
+
+    With --scheduler, --workers or --images a fleet of workers builds, several images at once. The
+    bundles are attached to their images in the registries, and what is attached there already is
+    not built again. stdout has a line for each image: its name, and where its bundle is.
     """
     from hyperbuild.builder import building
 
@@ -65,9 +88,55 @@ def build(
     if not recipes:
         raise click.UsageError("Missing argument 'RECIPE...'.")
     chosen = building.BuildOptions(with_smoke=not no_smoke, **options)
+    if scheduler or workers or images:
+        if scheduler and workers:
+            raise click.UsageError("--scheduler and --workers exclude each other.")
+        for option, is_given in (
+            ("--propose-profile", propose_profile), ("--console-log", chosen.console_log),
+        ):  # fmt: skip
+            if is_given:
+                raise click.UsageError(f"{option} is for one recipe on this machine, not a fleet.")
+        _build_fleet(context, recipes, chosen, scheduler, workers, images)
+        return
     if propose_profile:
         for name in recipes:
             click.echo(building.propose_profile(context, name, chosen))
         return
     for made in building.build_recipes(context, recipes, chosen):
         click.echo(made)
+
+
+def _build_fleet(
+    context: Context,
+    recipes: tuple[str, ...],
+    build: BuildOptions,
+    scheduler: str | None,
+    workers: int | None,
+    images: IO[str] | None,
+) -> None:
+    """Have a fleet build; print its results, then a line for each image that failed."""
+    from tqdm import tqdm
+
+    from hyperbuild.builder.fleet import FleetOptions, build_fleet
+    from hyperbuild.builder.fleet_plan import read_names
+
+    options = FleetOptions(
+        build,
+        scheduler,
+        workers or os.cpu_count() or 1,
+        tuple(read_names(images.read(), images.name)) if images else (),
+    )
+    failed = []
+    # Closed at once if it is left early: workers end what they do for us.
+    with closing(build_fleet(context, recipes, options)) as results:
+        for result in results:
+            if result.outcome.error:
+                failed.append(result)
+            else:
+                # Where bars are drawn, the line has to stand above them.
+                tqdm.write(f"{result.image} {result.outcome.bundle}", file=sys.stdout)
+                sys.stdout.flush()
+    for result in failed:
+        click.echo(f"Error: {result.described()}", err=True)
+    if failed:
+        raise SystemExit(1)

@@ -48,7 +48,7 @@ def build_recipes(context: Context, names: Sequence[str], options: BuildOptions)
     """
     if options.report and len(names) > 1:
         raise InputError("--report is for one recipe at a time; build them one by one")
-    for recipe in [_read(context, name, options) for name in names]:
+    for recipe in [checked_recipe(context, name, options) for name in names]:
         # What is made for an image is nobody's until there is the bundle.
         with context.store().lease():
             yield from _build(context, recipe, options)
@@ -60,7 +60,7 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
     They are tried from the smallest on, and each result is said; nothing is kept. A recipe without
     a contract has its image's. InputError: none holds.
     """
-    recipe = _read(context, name, options)
+    recipe = checked_recipe(context, name, options)
     if recipe.get("kernel", "file") or recipe.get("kernel", "fragments"):
         raise InputError(f"{recipe.name}: with a kernel of its own there is no profile to propose")
     with context.store().lease():
@@ -68,7 +68,7 @@ def propose_profile(context: Context, name: str, options: BuildOptions) -> str:
 
 
 def _proposed(context: Context, recipe: Recipe, options: BuildOptions) -> str:
-    asked = _request(context, recipe, options)
+    asked = request_of(context, recipe, options)
     for profile in _candidates(asked):
         request = replace(asked, profile=profile)
         try:
@@ -90,8 +90,8 @@ def _candidates(asked: Request) -> list[str]:
     return [name for name, profile in PROFILES.items() if not profile.bzimage]
 
 
-def _read(context: Context, name: str, options: BuildOptions) -> Recipe:
-    """Read a recipe and see that what it says goes together."""
+def checked_recipe(context: Context, name: str, options: BuildOptions) -> Recipe:
+    """Read a recipe and see that what it says goes together; InputError says what does not."""
     recipe = read_recipe(find_recipe(name), options.changes)
     try:
         bundled = boot_defaults(recipe)
@@ -138,14 +138,25 @@ def _check_kernel(recipe: Recipe) -> None:
 
 
 def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:
-    request = _request(context, recipe, options)
+    request = request_of(context, recipe, options)
+    with tested(context, recipe, request, options):
+        yield from _write(context, recipe, request)
+
+
+@contextmanager
+def tested(
+    context: Context, recipe: Recipe, request: Request, options: BuildOptions
+) -> Iterator[None]:
+    """Have the recipe's smoke test hold, if it has one that is wanted; else a SmokeError.
+
+    What is made of the request in the block finds its data in what was tested.
+    """
     if options.with_smoke and recipe.has("smoke"):
         with _made(context, request) as directory:
             _test(context, recipe, directory, options)
-            # What is made now finds its data in the directory.
-            yield from _write(context, recipe, request)
+            yield
     else:
-        yield from _write(context, recipe, request)
+        yield
 
 
 def _write(context: Context, recipe: Recipe, request: Request) -> Iterator[str]:
@@ -189,7 +200,8 @@ def boot_defaults(recipe: Recipe) -> BootDefaults:
     return BootDefaults(boot, Contract(**smoke) if recipe.has("smoke") else None, tuple(budgets))
 
 
-def _request(context: Context, recipe: Recipe, options: BuildOptions) -> Request:
+def request_of(context: Context, recipe: Recipe, options: BuildOptions) -> Request:
+    """Return what a recipe wants converted; an image of its own is put together for it."""
     kernel = recipe.get("kernel", "file")
     bundled = boot_defaults(recipe)
     with_verity = recipe.get("rootfs", "verity", False)

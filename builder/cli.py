@@ -357,7 +357,8 @@ def doctor(context: Context) -> None:
     from hyperbuild.builder.doctor import examine, render
 
     findings = examine(context)
-    click.echo(render(findings, color=sys.stdout.isatty() and context.console.color))
+    color = sys.stdout.isatty() and Console.for_stderr(quiet=False).color
+    click.echo(render(findings, color=color))
     if not all(finding.is_fine for finding in findings):
         raise SystemExit(1)
 

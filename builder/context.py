@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from hyperbuild.builder.console import Console
     from hyperbuild.converter.layer_cache import LayerCache
+    from hyperbuild.converter.progress import Progress
     from hyperbuild.converter.sealed import Sealed
     from hyperbuild.converter.settings import RegistrySettings
     from hyperbuild.converter.store import Store
@@ -41,7 +41,7 @@ class Context(Record):
     cache: Path
     config: Path
     epoch: int | None
-    console: Console
+    console: Progress
 
     def store(self) -> Store:
         """Open the content store."""
@@ -111,7 +111,7 @@ class Context(Record):
         return settings
 
 
-def read_context(environment: Mapping[str, str], console: Console) -> Context:
+def read_context(environment: Mapping[str, str], console: Progress) -> Context:
     """Read the environment (XDG base directories, SOURCE_DATE_EPOCH); InputError if it is bad."""
     home = Path(environment.get("HOME") or "~").expanduser()
     return Context(

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hyperbuild.builder.bundling import Order, Parts, store_bundle
@@ -45,6 +45,7 @@ class Request:
     An image that is put together here has a ``composition``: ``image`` is what it is called then,
     and ``base`` the reference of the image below it, if there is one.
 
+    ``known_as`` is what the bundle says that its image is called, where that is not ``image``.
     ``rootfs_format`` is "erofs" or "ext4"; ``aligns`` has large files begin at huge pages,
     ``with_verity`` adds a dm-verity hash tree; ``verify`` has the result compared with the layers.
     ``fragments`` are files of kernel options beyond the profile's, ``boot`` is what the bundle will
@@ -66,6 +67,7 @@ class Request:
     composition: Composition | None = None
     base: str | None = None
     with_verity: bool = False
+    known_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ def ordered(
     with store.lease(), _source(context, request, store) as source:
         with hinting(request.base or request.image):
             image = source.resolve(wanted, context.console)
+        if request.known_as:
+            image = replace(image, reference=parse_reference(request.known_as))
         yield (
             store,
             Order(

@@ -20,7 +20,7 @@ from hyperbuild.launcher.remote import Guest
 if TYPE_CHECKING:
     from typing import IO
 
-    from hyperbuild.builder.console import Console
+    from hyperbuild.converter.progress import Progress
     from hyperbuild.launcher.instances import Instances
     from hyperbuild.launcher.remote import RemoteCommand
 
@@ -29,7 +29,7 @@ _PIPE = "-"
 
 
 def copy(
-    instances: Instances, source: str, target: str, console: Console, container: str = ""
+    instances: Instances, source: str, target: str, console: Progress, container: str = ""
 ) -> None:
     """Copy between VM:PATH and a path of this host; "-" is an archive on stdout or from stdin.
 
@@ -76,7 +76,7 @@ def _is_directory(guest: Guest, path: str) -> bool:
     return _is_there(guest, posixpath.join(path, "."))
 
 
-def _copy_out(guest: Guest, path: str, target: str, console: Console) -> None:
+def _copy_out(guest: Guest, path: str, target: str, console: Progress) -> None:
     contents_only = path.endswith("/.")
     source = posixpath.normpath(path)
     if target == _PIPE:

@@ -1,18 +1,40 @@
-"""A smoke test as JUnit XML, which CI services read: one testcase for each expectation."""
+"""Smoke tests as JUnit XML, which CI services read: one testcase for each expectation."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: What XML 1.0 can't have, however it is written.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One testsuite: its cases (name, seconds, why it failed or ""), and what was said."""
+
+    name: str
+    cases: tuple[tuple[str, float, str], ...]
+    seconds: float
+    said: str = ""
+
+    def counts(self) -> tuple[int, int, float]:
+        """Return how many cases there are, how many of them failed, and the seconds."""
+        return len(self.cases), sum(bool(failure) for *_, failure in self.cases), self.seconds
+
+
 def as_junit(document: dict[str, Any]) -> str:
     """Return the report document as one testsuite; a test that came to none has a case ``boot``."""
-    smoke = document["smoke"]
+    return write_suites([smoke_suite(document["image"], document["smoke"])])
+
+
+def smoke_suite(name: str, smoke: dict[str, Any]) -> Suite:
+    """Return what a report says of the smoke test of the image called name."""
     cases = [
         (entry["name"], (entry["ms"] or 0) / 1000, entry["failure"])
         for entry in smoke["expectations"]
@@ -20,25 +42,35 @@ def as_junit(document: dict[str, Any]) -> str:
     cases += [(f"budget {entry['name']}", 0, entry["failure"]) for entry in smoke["budgets"]]
     if smoke["reason"] and not any(failure for *_, failure in cases):
         cases.append(("boot", 0, smoke["reason"]))
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(bool(failure) for *_, failure in cases)),
+    said = f"{smoke['output']}\n== console of the guest\n{smoke['console']}"
+    return Suite(name, tuple(cases), smoke["seconds"], said)
+
+
+def write_suites(suites: Sequence[Suite]) -> str:
+    """Return the suites as one document."""
+    total = [sum(column) for column in zip(*(suite.counts() for suite in suites), strict=True)]
+    root = Element("testsuites", _counts(*total) | {"name": "hyperbuild"})
+    for each in suites:
+        name = _text(each.name)
+        suite = SubElement(root, "testsuite", _counts(*each.counts()) | {"name": name})
+        for title, seconds, failure in each.cases:
+            fields = {"classname": name, "name": _text(title), "time": f"{seconds:.3f}"}
+            case = SubElement(suite, "testcase", fields)
+            if failure:
+                SubElement(case, "failure", {"message": _text(failure)}).text = _text(failure)
+        SubElement(suite, "system-out").text = _text(each.said)
+    indent(root)
+    return tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _counts(tests: float, failures: float, seconds: float) -> dict[str, str]:
+    return {
+        "tests": str(tests),
+        "failures": str(failures),
         "errors": "0",
         "skipped": "0",
-        "time": f"{smoke['seconds']:.3f}",
+        "time": f"{seconds:.3f}",
     }
-    name = _text(document["image"])
-    suites = Element("testsuites", counts | {"name": "hyperbuild"})
-    suite = SubElement(suites, "testsuite", counts | {"name": name})
-    for title, seconds, failure in cases:
-        fields = {"classname": name, "name": _text(title), "time": f"{seconds:.3f}"}
-        case = SubElement(suite, "testcase", fields)
-        if failure:
-            SubElement(case, "failure", {"message": _text(failure)}).text = _text(failure)
-    said = f"{smoke['output']}\n== console of the guest\n{smoke['console']}"
-    SubElement(suite, "system-out").text = _text(said)
-    indent(suites)
-    return tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _text(text: str) -> str:

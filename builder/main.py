@@ -68,13 +68,19 @@ def _run(arguments: list[str]) -> int:
         status = max(failure, error.exit_status) if command in _GUESTS else failure
         status = error.exit_status if error.is_status_final else status
         return _fail(error, str(error), status, arguments)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(error, f"{place}{error.strerror or error}", failure, arguments)
     except Exception as error:
-        text = f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"
-        return _fail(error, text, failure, arguments)
+        return _fail(error, explained(error), failure, arguments)
     return status
+
+
+def explained(error: Exception) -> str:
+    """Return what a person is told of an error, whatever it is."""
+    if isinstance(error, HyperbuildError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    return f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"
 
 
 def _boot_plainly(arguments: list[str]) -> int | None:

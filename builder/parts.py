@@ -97,6 +97,18 @@ def check_has_verity(profile: str, more: Sequence[Fragment]) -> None:
         )
 
 
+def find_kernel_key(context: Context, profile: str, more: Sequence[Fragment] = ()) -> str:
+    """Return the key of the kernel that ``profile_kernel`` would return; nothing is built."""
+    from hyperbuild.kernel.build import kernel_key
+    from hyperbuild.kernel.source import find_source
+
+    try:
+        source = find_source(context.cache, None, None, progress=context.console)
+        return kernel_key(source, profile, more)
+    except NotFoundError:
+        return profile_kernel(context, profile, more).key
+
+
 def custom_kernel(path: Path) -> Kernel:
     """Describe the kernel file path; ContentError if it cannot be booted directly."""
     from hyperbuild.kernel.build import Kernel

@@ -37,7 +37,7 @@ from hyperbuild.converter.referrers import list_referrers
 from hyperbuild.launcher.bundle import Bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from hyperbuild.builder.artifact import Artifact
@@ -164,6 +164,29 @@ def find_ready(
             return None
 
 
+def find_marked(
+    context: Context, name: str, platform_text: str, authfile: Path | None, marks: Mapping[str, str]
+) -> str | None:
+    """Return where the newest bundle is that is attached to an image with all of marks; or None.
+
+    Only its documents are read, and one whose documents are not what they say does not count.
+    """
+    with _remote(context, name, platform_text, authfile) as remote:
+        root, content = remote.documents.root(remote.progress)
+        digest = remote.documents.resolve(
+            root, content, remote.wanted, remote.progress
+        ).manifest.digest
+        listed = list_referrers(remote.places.origin(), digest, ARTIFACT_TYPE)
+        for attachment in artifact.marked(listed, marks):
+            try:
+                _read_attached(remote, attachment, digest)
+            except (ContentError, NotFoundError, VerificationError) as error:
+                remote.progress.warn(f"{error}; it is not used")
+            else:
+                return f"{remote.places.origin().endpoint.name}@{attachment.digest}"
+    return None
+
+
 def verify_remote(
     context: Context,
     name: str,
@@ -287,15 +310,20 @@ def _each(
         lambda client: list_referrers(client, digest, ARTIFACT_TYPE), remote.progress
     )
     for attachment in artifact.newest_first(listed or ()):
-        name = f"{where}, bundle {attachment.digest}"
-        raw = remote.documents.read(attachment, remote.progress)
-        found = _read(remote, artifact.read_artifact(raw, name), name)
-        if found.bundle.image.manifest_digest != digest:
-            raise ContentError(
-                f"{name} was made from another image, {found.bundle.image.manifest_digest}; "
-                "remove it from the registry"
-            )
-        yield found
+        yield _read_attached(remote, attachment, digest)
+
+
+def _read_attached(remote: _Remote, attachment: oci.Descriptor, digest: str) -> _Found:
+    """Read a bundle that is attached to the image of digest."""
+    name = f"{remote.reference}, bundle {attachment.digest}"
+    raw = remote.documents.read(attachment, remote.progress)
+    found = _read(remote, artifact.read_artifact(raw, name), name)
+    if found.bundle.image.manifest_digest != digest:
+        raise ContentError(
+            f"{name} was made from another image, {found.bundle.image.manifest_digest}; "
+            "remove it from the registry"
+        )
+    return found
 
 
 def _read(remote: _Remote, found: Artifact, where: str) -> _Found:

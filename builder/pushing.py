@@ -32,7 +32,7 @@ from hyperbuild.converter.referrers import list_referrers, push_referrer
 from hyperbuild.converter.upload import push_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -85,14 +85,16 @@ def push_bundle(
     sign_with: Path | None,
     *,
     with_sbom: bool,
+    marks: Mapping[str, str] | None = None,
 ) -> Pushed:
     """Push the bundle called name to destination, or to the image that it was made from.
 
     Where the image is in the same repository, the bundle is attached to it. with_sbom has its SBOM
     attached to it in turn; sign_with is the file of a private key that signs what was made, of
-    what, and the SBOM. InputError: it came from no registry and destination is not given, or there
-    is no such key; VerificationError: the bundle's files are not those its document names;
-    AccessError, UnavailableError: of the registry.
+    what, and the SBOM. marks are annotations; a bundle that is attached with all of them is not
+    attached again, be it the newest or not. InputError: it came from no registry and destination
+    is not given, or there is no such key; VerificationError: the bundle's files are not those its
+    document names; AccessError, UnavailableError: of the registry.
     """
     files = _find(context, name)
     document = files.document
@@ -106,7 +108,7 @@ def push_bundle(
             _refuse_image(client, reference)
         else:
             subject = _required(subject, files, client)
-            if known := _attached(client, document, subject):
+            if known := _attached(client, document, subject, marks):
                 has_sbom = bool(list_referrers(client, known.digest, SBOM_TYPE))
                 is_needed = with_sbom and (signer or not has_sbom)
                 sbom = _sbom(context, files) if is_needed else b""
@@ -117,7 +119,11 @@ def push_bundle(
         listing = workers.submit(lambda: _sbom(context, files) if with_sbom else b"")
         layers, sent = _push_layers(context, files, document, places, workers)
         sbom = listing.result()
-        manifest = artifact.write_artifact(document, layers, subject, _created(context))
+        # Another machine of a fleet may have made the same meanwhile.
+        if marks and subject and (known := _attached(client, document, subject, marks)):
+            name = f"{client.endpoint.name}@{known.digest}"
+            return Pushed(name, known.digest, sent, subject, has_sbom=bool(sbom))
+        manifest = artifact.write_artifact(document, layers, subject, _created(context), marks)
         made = oci.Descriptor(oci.OCI_MANIFEST, oci.digest_of(manifest), len(manifest))
         # First: nobody shall find the bundle without its signature.
         _accompany(context, files, client, made, sbom, signer)
@@ -255,13 +261,19 @@ def _refuse_image(client: Registry, reference: Reference) -> None:
         )
 
 
-def _attached(client: Registry, document: bytes, subject: oci.Descriptor) -> oci.Descriptor | None:
+def _attached(
+    client: Registry,
+    document: bytes,
+    subject: oci.Descriptor,
+    marks: Mapping[str, str] | None,
+) -> oci.Descriptor | None:
     """Return the manifest of the same bundle if it is what is attached to subject already.
 
-    Only if it is the newest there: pushed again, an older one is to be found again.
+    Without marks, only if it is the newest there: pushed again, an older one is to be found again.
     """
     listed = list_referrers(client, subject.digest, ARTIFACT_TYPE)
-    for found in artifact.newest_first(listed)[:1]:
+    newest = artifact.newest_first(listed)[:1]
+    for found in artifact.marked(listed, marks) if marks else newest:
         if found.annotations.get(artifact.DOCUMENT) == oci.digest_of(document):
             return oci.Descriptor(found.media_type, found.digest, found.size)
     return None

@@ -77,6 +77,11 @@ def build_initramfs(cache: Path, *, progress: Progress) -> Initramfs:
     return _read(target)
 
 
+def initramfs_key() -> str:
+    """Return the digest, in hex, of all that the initramfs depends on; ToolError: no compiler."""
+    return _key(_compiler())
+
+
 def find_tools(cache: Path, digest: str) -> str:
     """Return what the initramfs of that digest was compiled by; "" if cache has none of it."""
     for path in (cache / "initramfs").glob("*/initramfs.cpio"):
