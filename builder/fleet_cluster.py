@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import queue
+import re
+import socket
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hyperbuild.builder.fleet_code import describe, fingerprint
 from hyperbuild.builder.fleet_plan import Makers
 from hyperbuild.builder.fleet_worker import TOPIC
-from hyperbuild.converter.errors import InputError, ToolError, UnavailableError
+from hyperbuild.converter.errors import InputError, ToolError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a scheduler to answer, for its first worker to come.
 _ANSWER, _FIRST_WORKER = 10, 5
+#: More frames than a greeting has.
+_FRAMES = 1 << 20
 #: How often a job is done again whose process was lost.
 _RETRIES = 2
 #: What `distributed` writes to stderr by itself is said in words of ours.
@@ -79,13 +83,25 @@ class Cluster:
         )
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of a scheduler's address; UsageError if it is none."""
+    match = re.fullmatch(r"(?:tcp|tls)://([^/\s]+):([0-9]{1,5})/?", text)
+    if not match or int(match[2]) > 65535:
+        raise UsageError(
+            f"{text!r} is no scheduler's address; say tcp://HOST:PORT or tls://HOST:PORT"
+        )
+    return match[1].strip("[]"), int(match[2])
+
+
 @contextmanager
 def reached(scheduler: str | None, workers: int) -> Iterator[Cluster]:
     """Reach the Dask scheduler at an address, or have so many workers in this process.
 
-    ToolError: `distributed` is not there; InputError: the address is none, or a version there is
-    another; UnavailableError: nobody answers, or there are no workers.
+    ToolError: `distributed` is not there; UsageError: the address is none; UnavailableError:
+    nobody answers, or there are no workers; InputError: a version there is another.
     """
+    if scheduler:
+        parse_address(scheduler)
     _load()
     with ExitStack() as stack:
         client = stack.enter_context(_client(scheduler) if scheduler else _embedded(workers))
@@ -132,15 +148,12 @@ def _client(scheduler: str) -> Iterator[Client]:
     from distributed import Client
 
     try:
+        _listen_to(scheduler)
         client = Client(scheduler, timeout=_ANSWER, set_as_default=False)
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         raise UnavailableError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one (dask scheduler), or "
-            "correct the address"
-        ) from error
-    except Exception as error:
-        raise InputError(
-            f"{scheduler}: {error}; name a scheduler of Dask by tcp://HOST:PORT or tls://HOST:PORT"
+            f"no Dask scheduler answers at {scheduler} ({error.strerror or error}); start one "
+            "(dask scheduler), or correct the address"
         ) from error
     with client:
         _check_versions(client, scheduler)
@@ -149,6 +162,20 @@ def _client(scheduler: str) -> Iterator[Client]:
         if not client.nthreads():
             raise _no_workers(scheduler)
         yield client
+
+
+def _listen_to(scheduler: str) -> None:
+    """Raise OSError unless a scheduler answers soon.
+
+    Dask goes on trying where nobody listens, and waits for ever for who says nothing. A scheduler
+    speaks first, but by TLS: a number of frames (little endian), which is small.
+    """
+    with socket.create_connection(parse_address(scheduler), timeout=_ANSWER) as connection:
+        if scheduler.startswith("tls:"):
+            return
+        said = connection.recv(8, socket.MSG_WAITALL)
+    if len(said) < 8 or int.from_bytes(said, "little") > _FRAMES:
+        raise OSError("what listens there is no scheduler")
 
 
 def _no_workers(scheduler: str) -> UnavailableError:

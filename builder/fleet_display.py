@@ -64,7 +64,7 @@ class Display:
                 self._forget(tag)
                 again = " again" if tag in self._begun else ""
                 self._begun.add(tag)
-                self._progress.say(f"{name}: begun{again} by {place}")
+                self._progress.say(f"{name}: begun{again}" + (f" by {place}" if place else ""))
             case [word] if word == ENDED:
                 self._forget(tag)
 

@@ -147,7 +147,7 @@ def do(context: Context, job: Job) -> Outcome:
         options = BuildOptions(
             authfile=authfile, with_smoke=job.tests, report=(report,), accel=job.terms.accel
         )
-        request = replace(request_of(context, recipe, options), known_as=job.image)
+        request = replace(request_of(context, recipe, options), image=job.place, known_as=job.image)
         try:
             with _timed(seconds, "convert"), ExitStack() as stack:
                 with _unheard():

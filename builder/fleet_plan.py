@@ -203,7 +203,7 @@ def _job(order: Order, image: Pinned, makers: Makers, terms: Terms) -> Job:
         makers.initramfs,
         terms.epoch,
     ]
-    tables[""] |= {"image": image.place, "platform": image.platform}
+    tables[""] |= {"image": image.name, "platform": image.platform}
     return Job(
         image=image.name,
         place=image.place,

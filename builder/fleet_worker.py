@@ -65,24 +65,26 @@ def build_image(job: Job) -> Outcome:
         status = _end(process)
         tell([ENDED])
     if outcome is None:
+        where = f" of worker {place}" if place else ""
         raise JobLostError(
-            f"the process that worked on it ended {_manner(status)} without a word; look into the "
-            f"log of the worker {place}, and whether its machine has enough memory"
+            f"the process{where} that worked on it ended {_manner(status)}, each time that it was "
+            "tried; look whether there is enough memory, and into what the worker wrote"
         )
     return outcome
 
 
 def _worker(tag: str) -> tuple[Callable[[list[Any]], None], Callable[[], bool], str]:
-    """Return how to tell words, how to learn whether the job is wanted, and the worker's address.
+    """Return how to tell words, how to learn whether the job is wanted, and where the worker is.
 
-    In another executor nobody is told, and all is wanted.
+    That is "" for one of the fleet's own process. In another executor nobody is told, and all is
+    wanted.
     """
     try:
         from distributed import get_worker
 
         worker = get_worker()
     except (ImportError, ValueError):
-        return lambda _: None, lambda: True, "this process"
+        return lambda _: None, lambda: True, ""
     key = worker.get_current_task()
 
     def is_wanted() -> bool:
@@ -92,7 +94,7 @@ def _worker(tag: str) -> tuple[Callable[[list[Any]], None], Callable[[], bool], 
     def tell(words: list[Any]) -> None:
         worker.log_event(TOPIC, {"job": tag, "words": words})
 
-    return tell, is_wanted, worker.address
+    return tell, is_wanted, "" if worker.address.startswith("inproc:") else str(worker.address)
 
 
 def _words(
