@@ -145,11 +145,17 @@ def _embedded(workers: int) -> Iterator[Client]:
 
 @contextmanager
 def _client(scheduler: str) -> Iterator[Client]:
-    from distributed import Client
+    from distributed import Client, Security
 
+    security = Security()
+    if scheduler.startswith("tls:") and not security.tls_ca_file:
+        raise InputError(
+            f"{scheduler} needs certificates; name them in Dask's settings, distributed.comm.tls "
+            "(ca-file, client.cert, client.key)"
+        )
     try:
         _listen_to(scheduler)
-        client = Client(scheduler, timeout=_ANSWER, set_as_default=False)
+        client = Client(scheduler, timeout=_ANSWER, security=security, set_as_default=False)
     except OSError as error:
         raise UnavailableError(
             f"no Dask scheduler answers at {scheduler} ({error.strerror or error}); start one "
