@@ -203,6 +203,7 @@ def _job(order: Order, image: Pinned, makers: Makers, terms: Terms) -> Job:
         makers.initramfs,
         terms.epoch,
     ]
+    key = digest_of(json.dumps(made_of, sort_keys=True).encode())
     tables[""] |= {"image": image.name, "platform": image.platform}
     return Job(
         image=image.name,
@@ -212,7 +213,7 @@ def _job(order: Order, image: Pinned, makers: Makers, terms: Terms) -> Job:
         name=recipe.name,
         directory=str(recipe.directory.absolute()),
         fragments=order.fragments,
-        key=digest_of(json.dumps(made_of, sort_keys=True).encode()),
+        key=key,
         tests=terms.with_smoke and recipe.has("smoke"),
         code=makers.code,
         terms=terms,

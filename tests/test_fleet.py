@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.boot
 
 IMAGES = 8
-WAIT_SECONDS = 120
+WAIT_SECONDS = 400
 BASE = layer(
     d("bin"),
     f("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755),
@@ -427,15 +427,17 @@ def test_a_worker_whose_disk_is_full(harbour: Harbour, tmp_path: Path) -> None:
     image = harbour.image("big")
     env = {key: it for key, it in harbour.env.items() if key not in ("XDG_DATA_HOME", "HOME")}
     disk = tmp_path / "worker-0/data"
-    with serve_scheduler(tmp_path, env) as scheduler:
-        with serve_workers(scheduler, tmp_path, env, 1) as (worker,):
-            disk.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=True)
-            try:
-                path = recipe(tmp_path / "r.toml", image)
-                fleet = Fleet(harbour.env, tmp_path, "--scheduler", scheduler, path).end(1)
-            finally:
-                subprocess.run(["umount", disk], check=True)
+    with (
+        serve_scheduler(tmp_path, env) as scheduler,
+        serve_workers(scheduler, tmp_path, env, 1) as (worker,),
+    ):
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=True)
+        try:
+            path = recipe(tmp_path / "r.toml", image)
+            fleet = Fleet(harbour.env, tmp_path, "--scheduler", scheduler, path).end(1)
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)
     (line,) = fleet.errors
     assert line.startswith(f"Error: {image}: {disk}/hyperbuild has 0 MiB free and ")
     assert line.endswith(f"(worker {worker.address})")
