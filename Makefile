@@ -57,13 +57,14 @@ fuzz-channel: setup ## fuzz both ends of the guest's channel: RUNS (10000000) ex
 	$(VENV)/python -m tests.fuzz.run channel build/fuzz/channel -runs=$(RUNS) \
 	  -max_total_time=3600 -max_len=4096
 
-bench: setup ## measure convert, boot, density, transfer and exec, against the usual tools; prints tables
+bench: setup ## measure convert, boot, density, transfer, exec and fleets, against the usual tools; prints tables
 	$(VENV)/python -m benchmarks.convert
 	$(VENV)/python -m benchmarks.boot
 	$(VENV)/python -m benchmarks.density
 	$(VENV)/python -m benchmarks.transfer
 	$(VENV)/python -m benchmarks.exec
 	$(VENV)/python -m benchmarks.verity
+	$(VENV)/python -m benchmarks.fleet
 
 clean: ## remove what the others made in this checkout (the image cache stays)
 	rm -rf .venv .demo build dist *.egg-info

@@ -16,6 +16,7 @@ from hyperbuild.builder.sharing import authfile_option, pass_context
 if TYPE_CHECKING:
     from hyperbuild.builder.building import BuildOptions
     from hyperbuild.builder.context import Context
+    from hyperbuild.builder.fleet import FleetOptions
 
 
 @click.command()
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
     "--images", type=click.File(encoding="utf-8"), metavar="FILE",
     help="Build RECIPEs for each of the images that FILE names, one a line; - is stdin.",
 )  # fmt: skip
+@click.option(
+    "--sign", "sign_with", type=click.Path(path_type=Path, dir_okay=False), metavar="KEY",
+    help="Have a fleet's bundles signed by this private key (PEM), here.",
+)  # fmt: skip
 @authfile_option
 @pass_context
 def build(
@@ -67,6 +72,7 @@ def build(
     scheduler: str | None,
     workers: int | None,
     images: IO[str] | None,
+    sign_with: Path | None,
     **options: Any,
 ) -> None:
     """Build bundles by RECIPEs: files NAME.toml, or names of shipped ones.
@@ -89,15 +95,17 @@ def build(
         raise click.UsageError("Missing argument 'RECIPE...'.")
     chosen = building.BuildOptions(with_smoke=not no_smoke, **options)
     if scheduler or workers or images:
-        if scheduler and workers:
-            raise click.UsageError("--scheduler and --workers exclude each other.")
-        for option, is_given in (
-            ("--propose-profile", propose_profile), ("--console-log", chosen.console_log),
-        ):  # fmt: skip
-            if is_given:
-                raise click.UsageError(f"{option} is for one recipe on this machine, not a fleet.")
-        _build_fleet(context, recipes, chosen, scheduler, workers, images)
+        from hyperbuild.builder.fleet import FleetOptions
+        from hyperbuild.builder.fleet_plan import read_names
+
+        _check_words(scheduler, workers, propose_profile, chosen)
+        listed = read_names(images.read(), images.name) if images else []
+        workers = workers or os.cpu_count() or 1
+        fleet = FleetOptions(chosen, scheduler, workers, tuple(listed), sign_with)
+        _build_fleet(context, recipes, fleet)
         return
+    if sign_with:
+        raise click.UsageError("--sign is for a fleet; one bundle is signed by push --sign.")
     if propose_profile:
         for name in recipes:
             click.echo(building.propose_profile(context, name, chosen))
@@ -106,26 +114,27 @@ def build(
         click.echo(made)
 
 
-def _build_fleet(
-    context: Context,
-    recipes: tuple[str, ...],
-    build: BuildOptions,
-    scheduler: str | None,
-    workers: int | None,
-    images: IO[str] | None,
+def _check_words(
+    scheduler: str | None, workers: int | None, proposes: bool, options: BuildOptions
 ) -> None:
+    """Raise UsageError for what is no fleet's."""
+    if scheduler and workers:
+        raise click.UsageError("--scheduler and --workers exclude each other.")
+    for option, is_given in (
+        ("--propose-profile", proposes), ("--console-log", options.console_log),
+    ):  # fmt: skip
+        if is_given:
+            raise click.UsageError(f"{option} is for one recipe on this machine, not a fleet.")
+
+
+def _build_fleet(context: Context, recipes: tuple[str, ...], options: FleetOptions) -> None:
     """Have a fleet build; print its results, then a line for each image that failed."""
     from tqdm import tqdm
 
-    from hyperbuild.builder.fleet import FleetOptions, build_fleet
-    from hyperbuild.builder.fleet_plan import read_names
+    from hyperbuild.builder.fleet import build_fleet
 
-    options = FleetOptions(
-        build,
-        scheduler,
-        workers or os.cpu_count() or 1,
-        tuple(read_names(images.read(), images.name)) if images else (),
-    )
+    # Made now: an interrupt while it is made would be shown as another error.
+    tqdm.get_lock()  # type: ignore[no-untyped-call]
     failed = []
     # Closed at once if it is left early: workers end what they do for us.
     with closing(build_fleet(context, recipes, options)) as results:

@@ -18,10 +18,14 @@ from hyperbuild.builder.fleet_job import CACHED, FAILED, Outcome
 from hyperbuild.builder.fleet_lookup import find_bundles, find_images
 from hyperbuild.builder.fleet_plan import Order, Pinned, Terms, check_order, plan
 from hyperbuild.builder.fleet_report import reported
+from hyperbuild.builder.pushing import sign_pushed
+from hyperbuild.builder.signing import load_signer
+from hyperbuild.converter.errors import HyperbuildError
 from hyperbuild.kernel.kconfig import read_fragment, spell_fragment
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
 
     from hyperbuild.builder.building import BuildOptions
     from hyperbuild.builder.context import Context
@@ -34,13 +38,15 @@ if TYPE_CHECKING:
 class FleetOptions:
     """How to build, and by whom: the scheduler at an address, or so many workers here.
 
-    ``images`` are built by each of the recipes, instead of the image that it names.
+    ``images`` are built by each of the recipes, instead of the image that it names. ``sign_with``
+    is the file of a private key: what is in the registries is signed here, and no worker has it.
     """
 
     build: BuildOptions
     scheduler: str | None = None
     workers: int = 1
     images: tuple[str, ...] = ()
+    sign_with: Path | None = None
 
 
 def build_fleet(
@@ -55,6 +61,8 @@ def build_fleet(
     for recipe in recipes:
         check_order(recipe, far=options.scheduler is not None)
     orders = [_order(recipe) for recipe in recipes]
+    if options.sign_with:
+        load_signer(options.sign_with)
     results: list[Result] = []
     with (
         reported(options.build.report, results),
@@ -62,8 +70,20 @@ def build_fleet(
         closing(_results(context, cluster, orders, options)) as found,
     ):
         for result in found:
-            results.append(result)
-            yield result
+            results.append(_signed(context, result, options))
+            yield results[-1]
+
+
+def _signed(context: Context, result: Result, options: FleetOptions) -> Result:
+    """Sign a result's bundle; what can't be signed has failed."""
+    bundle, key = result.outcome.bundle, options.sign_with
+    if key and bundle:
+        try:
+            sign_pushed(context, bundle, options.build.authfile, key)
+        except HyperbuildError as error:
+            failed = replace(result.outcome, status=FAILED, error=f"it is not signed: {error}")
+            return replace(result, outcome=failed)
+    return result
 
 
 def _results(

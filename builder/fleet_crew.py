@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperbuild.builder.fleet_job import FAILED, Outcome
 from hyperbuild.builder.fleet_worker import ENDED, build_image
-from hyperbuild.builder.main import explained
+from hyperbuild.converter.errors import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

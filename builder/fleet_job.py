@@ -31,10 +31,9 @@ from hyperbuild.builder.context import read_context
 from hyperbuild.builder.converting import stored_bundle
 from hyperbuild.builder.fleet_code import fingerprint
 from hyperbuild.builder.fleet_plan import Job, fragment_files
-from hyperbuild.builder.main import explained
 from hyperbuild.builder.pulling import find_marked
 from hyperbuild.builder.pushing import push_bundle
-from hyperbuild.converter.errors import HyperbuildError, InputError
+from hyperbuild.converter.errors import HyperbuildError, InputError, explained
 from hyperbuild.converter.progress import Task
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hyperbuild.builder.fleet_plan import Pinned
-from hyperbuild.builder.main import explained
 from hyperbuild.builder.pulling import find_marked
-from hyperbuild.converter.errors import HyperbuildError
+from hyperbuild.converter.errors import HyperbuildError, explained
 from hyperbuild.converter.oci import Platform
 from hyperbuild.converter.platforms import host_platform
 from hyperbuild.converter.reference import parse_reference

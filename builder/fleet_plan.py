@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hyperbuild.builder.artifact import FLEET_KEY, FLEET_SMOKE, HELD
 from hyperbuild.builder.buildinfo import MAKER_VERSION
+from hyperbuild.builder.parts import default_profile
 from hyperbuild.converter.errors import InputError
 from hyperbuild.converter.oci import digest_of
 from hyperbuild.converter.reference import parse_reference
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE
 from hyperbuild.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Order:
         """The kernel that is to be built for it; None if it brings its own."""
         if self.kernel_file:
             return None
-        return self.recipe.get("kernel", "profile", DEFAULT_PROFILE), self.fragments
+        with_verity = self.recipe.get("rootfs", "verity", False)
+        profile = self.recipe.get("kernel", "profile") or default_profile(with_verity=with_verity)
+        return profile, self.fragments
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hyperbuild.converter.errors import HyperbuildError, InputError, printable
+from hyperbuild.converter.errors import HyperbuildError, InputError, explained, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,16 +71,6 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         return _fail(error, explained(error), failure, arguments)
     return status
-
-
-def explained(error: Exception) -> str:
-    """Return what a person is told of an error, whatever it is."""
-    if isinstance(error, HyperbuildError):
-        return str(error)
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}"
-    return f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"
 
 
 def _boot_plainly(arguments: list[str]) -> int | None:

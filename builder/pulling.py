@@ -187,6 +187,35 @@ def find_marked(
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A bundle in a registry by its documents: manifest, bundle.json, what is attached to it.
+
+    ``sbom`` is the digest of its SBOM, "" without one.
+    """
+
+    manifest: oci.Descriptor
+    document: bytes
+    bundle: Bundle
+    envelopes: tuple[bytes, ...]
+    sbom: str
+
+
+def read_bundle(context: Context, name: str, authfile: Path | None) -> Attached:
+    """Read the documents of the bundle called name; errors as of ``pull_bundle``."""
+    with _remote(context, name, None, authfile) as remote:
+        descriptor, content = remote.documents.root(remote.progress)
+        where = str(remote.reference)
+        found = _read(remote, artifact.read_artifact(content, where), where)
+        digest = found.artifact.digest
+        envelopes = fetch_envelopes(remote.places, remote.documents, digest, remote.progress)
+        try:
+            sbom = oci.digest_of(_attached_sbom(remote, digest, None))
+        except NotFoundError:
+            sbom = ""
+        return Attached(descriptor, found.document, found.bundle, tuple(envelopes), sbom)
+
+
 def verify_remote(
     context: Context,
     name: str,

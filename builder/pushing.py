@@ -133,6 +133,24 @@ def push_bundle(
     return Pushed(name, made.digest, sent, subject, bool(sbom))
 
 
+def sign_pushed(context: Context, name: str, authfile: Path | None, sign_with: Path) -> None:
+    """Attach a signed statement to the bundle called name, unless that key has signed it.
+
+    Errors as of ``push_bundle``, and of ``read_bundle``.
+    """
+    from hyperbuild.builder.pulling import read_bundle
+    from hyperbuild.builder.signing import load_signer, signed_payload
+
+    signer = load_signer(sign_with)
+    found = read_bundle(context, name, authfile)
+    if any(signed_payload(envelope, [signer.public_key]) for envelope in found.envelopes):
+        return
+    reference = parse_reference(name)
+    with connected(reference, context.registries(authfile, reference.transport), "sign") as places:
+        client = places[0].origin()
+        _sign(context, found.bundle, found.document, client, found.manifest, found.sbom, signer)
+
+
 def _sbom(context: Context, files: BundleFiles) -> bytes:
     """Return a bundle's SBOM; none, with a warning, for what is no root file system."""
     from hyperbuild.builder.materials import make_sbom
@@ -160,7 +178,7 @@ def _accompany(
         push_attached(client, SBOM_TYPE, sbom, manifest, SBOM_NAME)
     if signer:
         digest = oci.digest_of(sbom) if sbom else ""
-        _sign(context, files, client, manifest, digest, signer)
+        _sign(context, files.bundle, files.document, client, manifest, digest, signer)
 
 
 def _required(
@@ -184,13 +202,14 @@ def _signer(path: Path | None) -> CryptoSigner | None:
 
 def _sign(
     context: Context,
-    files: BundleFiles,
+    bundle: Bundle,
+    document: bytes,
     client: Registry,
     manifest: oci.Descriptor,
     sbom: str,
     signer: CryptoSigner,
 ) -> None:
-    """Attach a signed statement to a bundle; its files, manifest and SBOM's digest are given."""
+    """Attach a signed statement to a bundle; its manifest and its SBOM's digest are given."""
     from importlib.metadata import version
 
     from hyperbuild.builder.attestation import push_attached
@@ -198,10 +217,9 @@ def _sign(
     from hyperbuild.builder.signing import sign
     from hyperbuild.builder.statement import write_statement
 
-    bundle = files.bundle
     build = None if bundle.build is None else read_build(bundle.build, "bundle.json")
     statement = write_statement(
-        files.document,
+        document,
         manifest=manifest.digest,
         name=client.endpoint.name,
         made=_created(context),

@@ -99,3 +99,13 @@ class NoImageError(ContentError):
 
 class ToolError(HyperbuildError):
     """An outside tool is missing or failed."""
+
+
+def explained(error: Exception) -> str:
+    """Return what a person is told of an error, whatever it is."""
+    if isinstance(error, HyperbuildError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    return f"a defect of hyperbuild ({type(error).__name__}: {error}); report it with --debug"

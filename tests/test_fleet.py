@@ -103,10 +103,11 @@ class Harbour:
             found: dict[str, Any] = json.loads(response.read())
         return found
 
-    def attached(self, name: str, image: str) -> list[dict[str, Any]]:
-        """Return the bundles that are attached to the image of that digest."""
-        index = self.manifest(name, image.replace(":", "-"))
-        kind = "application/vnd.hyperbuild.bundle.v1"
+    def attached(
+        self, name: str, subject: str, kind: str = "application/vnd.hyperbuild.bundle.v1"
+    ) -> list[dict[str, Any]]:
+        """Return what of a kind, bundles by default, is attached to the manifest of a digest."""
+        index = self.manifest(name, subject.replace(":", "-"))
         return [each for each in index["manifests"] if each["artifactType"] == kind]
 
 
@@ -282,13 +283,17 @@ def test_workers_of_ones_own_and_a_list_of_images(
     path = recipe(tmp_path / "r.toml", "unused", smoke=True)
     reports = [tmp_path / "fleet.json", tmp_path / "fleet.xml"]
     told = [word for report in reports for word in ("--report", report)]
-    fleet = Fleet(env, tmp_path, "--images", names, "--workers", "2", *told, path).end(1)
+    key, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+    words = ("--images", names, "--workers", "2", "--sign", key, *told)
+    fleet = Fleet(env, tmp_path, *words, path).end(1)
     # Two names of one image: done once.
     assert set(fleet.results) == {good, other}
     assert fleet.results[good] == fleet.results[other]
     assert fleet.said.count("smoke test held") == 1
     assert len(fleet.errors) == 2
-    assert f"Error: {missing}: " in fleet.errors[0]
+    assert f"Error: {missing} does not exist; check the name" in fleet.errors[0]
     assert f"Error: {bad}: log ^hello: the application ended with status 3" in fleet.errors[1]
     document = json.loads(reports[0].read_text())
     assert (document["built"], document["cached"], document["failed"]) == (2, 0, 2)
@@ -297,9 +302,15 @@ def test_workers_of_ones_own_and_a_list_of_images(
     assert set(said[good]["seconds"]) == {"look", "convert", "push"}
     suites = ET.parse(reports[1]).getroot()  # noqa: S314
     assert [suites.attrib[it] for it in ("tests", "failures")] == ["7", "3"]
-    # A bundle of a fleet is one like any other.
+    # A bundle of a fleet is one like any other, and signed once.
+    assert Fleet(env, tmp_path / "again", "--images", names, "--sign", key, path).end(1).results
+    kind = "application/vnd.in-toto.provenance+dsse"
+    bundle = fleet.results[good].partition("@")[2]
+    assert len(harbour.attached("own/good", bundle, kind)) == 1
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[keys]\nci = "key.pub"\n[[allow]]\nimages = ["*"]\nkeys = ["ci"]\n')
     booted = subprocess.run(
-        [HYPERBUILD, "boot", good], env=fresh(tmp_path / "other", shared_cache),
+        [HYPERBUILD, "boot", good, "--policy", policy], env=fresh(tmp_path / "other", shared_cache),
         capture_output=True, text=True, timeout=WAIT_SECONDS, check=False,
     )  # fmt: skip
     assert booted.stdout == "hello\n", booted.stderr
@@ -439,7 +450,8 @@ def test_a_worker_whose_disk_is_full(harbour: Harbour, tmp_path: Path) -> None:
         finally:
             subprocess.run(["umount", "--lazy", disk], check=True)
     (line,) = fleet.errors
-    assert line.startswith(f"Error: {image}: {disk}/hyperbuild has 0 MiB free and ")
+    assert line.startswith(f"Error: {image}: No space left for the root file system: ")
+    assert "free some, or write elsewhere" in line
     assert line.endswith(f"(worker {worker.address})")
 
 
