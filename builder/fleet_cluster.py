@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import re
 import socket
+import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ def _load() -> None:
         import dask
 
         dask.config.set({"logging": dict.fromkeys(_LOGGERS, "critical")})
+        warnings.filterwarnings("ignore", module="distributed")
         import distributed  # noqa: F401
     except ImportError as error:
         raise ToolError(

@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.boot
 
 IMAGES = 8
-WAIT_SECONDS = 400
+WAIT_SECONDS = 200
 BASE = layer(
     d("bin"),
     f("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755),
@@ -137,7 +138,14 @@ class Fleet:
         return [line for line in self.said.splitlines() if line.startswith("Error: ")]
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        wait_until(condition, lambda: f"{what}:\n{self.said}")
+        """Wait for what this fleet will have done; it has not if it is over."""
+        for _ in range(WAIT_SECONDS * 20):
+            if condition():
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert condition(), f"waited for {what}:\n{self.said}"
 
     def begun_by(self, image: str) -> list[str]:
         """Return the workers that have begun an image."""
@@ -151,14 +159,6 @@ class Fleet:
             self.process.kill()
         assert found == status, self.said
         return self
-
-
-def wait_until(condition: Callable[[], object], what: Callable[[], str]) -> None:
-    for _ in range(WAIT_SECONDS * 20):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail(f"waited {WAIT_SECONDS} s for {what()}")
 
 
 def fresh(home: Path, shared_cache: Path) -> dict[str, str]:
@@ -323,6 +323,7 @@ def test_a_process_that_is_lost_is_started_again(
     image = harbour.image("lost")
     with harbour.held("lost"):
         fleet = Fleet(env, tmp_path, "--workers", "1", recipe(tmp_path / "r.toml", image))
+        fleet.until(lambda: f"{image}: begun" in fleet.said, "it to be begun")
         fleet.until(lambda: jobs_of(fleet.process.pid), "its process")
         for pid in jobs_of(fleet.process.pid):
             os.kill(pid, signal.SIGKILL)
@@ -337,6 +338,7 @@ def test_ctrl_c_of_ones_own_workers_leaves_nothing(
     image = harbour.image("left")
     with harbour.held("left"):
         fleet = Fleet(env, tmp_path, "--workers", "1", recipe(tmp_path / "r.toml", image))
+        fleet.until(lambda: f"{image}: begun" in fleet.said, "it to be begun")
         fleet.until(lambda: jobs_of(fleet.process.pid), "its process")
         jobs = jobs_of(fleet.process.pid)
         fleet.process.send_signal(signal.SIGINT)
@@ -400,10 +402,7 @@ def refused(env: dict[str, str], home: Path, *args: str | Path) -> str:
 def test_clusters_that_cannot_work(harbour: Harbour, tmp_path: Path) -> None:
     path = recipe(tmp_path / "r.toml", harbour.image("app"))
     env = {key: it for key, it in harbour.env.items() if key not in ("XDG_DATA_HOME", "HOME")}
-    older = tmp_path / "older/distributed-2020.1.0.dist-info"
-    older.mkdir(parents=True)
-    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: distributed\nVersion: 2020.1.0\n")
-    other = {**env, "PYTHONPATH": str(older.parent)}
+    other = {**env, "PYTHONPATH": str(renumbered("distributed", "2020.1.0", tmp_path / "older"))}
     with (
         serve_scheduler(tmp_path / "here", env) as scheduler,
         serve_scheduler(tmp_path / "there", other) as outdated,
@@ -417,6 +416,19 @@ def test_clusters_that_cannot_work(harbour: Harbour, tmp_path: Path) -> None:
             said = refused(harbour.env, tmp_path, "--scheduler", scheduler, path)
             assert f"worker {worker.address} has hyperbuild " in said
             assert "install the same everywhere and restart the workers" in said
+
+
+def renumbered(name: str, version: str, place: Path) -> Path:
+    """Return a directory for PYTHONPATH by which an installed package says another version."""
+    found = Path(
+        str(distribution(name).locate_file(f"{name}-{distribution(name).version}.dist-info"))
+    )
+    copy = place / f"{name}-{version}.dist-info"
+    shutil.copytree(found, copy)
+    lines = (copy / "METADATA").read_text().splitlines()
+    told = [f"Version: {version}" if line.startswith("Version: ") else line for line in lines]
+    (copy / "METADATA").write_text("\n".join(told))
+    return place
 
 
 def changed_house(parent: Path) -> Path:
