@@ -411,11 +411,31 @@ def test_clusters_that_cannot_work(harbour: Harbour, tmp_path: Path) -> None:
         assert f"the scheduler {outdated} has distributed 2020.1.0, and this is 2" in said
         said = refused(harbour.env, tmp_path, "--scheduler", scheduler, path)
         assert f"the scheduler {scheduler} has no workers; start some: dask worker" in said
+        bare = env | {"PYTHONPATH": str(without_house(tmp_path / "bare"))}
+        with serve_workers(scheduler, tmp_path / "without", bare, 1) as (worker,):
+            said = refused(harbour.env, tmp_path, "--scheduler", scheduler, path)
+            assert f"worker {worker.address} has no hyperbuild that can work in a fleet" in said
         changed = env | {"PYTHONPATH": str(changed_house(tmp_path))}
         with serve_workers(scheduler, tmp_path / "changed", changed, 1) as (worker,):
             said = refused(harbour.env, tmp_path, "--scheduler", scheduler, path)
             assert f"worker {worker.address} has hyperbuild " in said
             assert "install the same everywhere and restart the workers" in said
+        older = env | {"PATH": f"{older_compiler(tmp_path / 'bin')}:{env['PATH']}"}
+        with (
+            serve_workers(scheduler, tmp_path / "one", env, 1),
+            serve_workers(scheduler, tmp_path / "two", older, 1),
+        ):
+            said = refused(harbour.env, tmp_path, "--scheduler", scheduler, path)
+            assert "would make other kernels or another initramfs of the same source" in said
+
+
+def older_compiler(place: Path) -> Path:
+    """Return a directory with a compiler for hyperstart that says it is an older one."""
+    place.mkdir()
+    script = place / "musl-gcc"
+    script.write_text('#!/bin/sh\n[ "$1" != --version ] || exec echo musl-gcc 1.0\nexec gcc "$@"\n')
+    script.chmod(0o755)
+    return place
 
 
 def renumbered(name: str, version: str, place: Path) -> Path:
@@ -436,9 +456,14 @@ def changed_house(parent: Path) -> Path:
     house = copy_of_house(parent)
     with (house / "builder/fleet_job.py").open("a") as file:
         file.write("# changed\n")
-    place = parent / "path"
-    place.mkdir()
+    place = without_house(parent / "path")
     (place / "hyperbuild").symlink_to(house / ".typing/hyperbuild")
+    return place
+
+
+def without_house(place: Path) -> Path:
+    """Return a directory for PYTHONPATH by which this checkout is not installed."""
+    place.mkdir()
     (place / "sitecustomize.py").write_text(
         "import sys\nsys.meta_path = [it for it in sys.meta_path if 'editable' not in repr(it)]\n"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hyperbuild.builder import fleet_code
 from tests.support.checkout import CHECKOUT, ROOMS, copy_of_house, tracked_files
 
 TOOLS = Path(sys.executable).parent
@@ -70,6 +71,7 @@ def test_every_list_of_rooms_is_the_same() -> None:
     banned = PYPROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
     assert sorted(banned) == list(ROOMS)
     assert sorted(path.parent.name for path in CHECKOUT.glob("*/py.typed")) == list(ROOMS)
+    assert fleet_code.ROOMS == ROOMS
     links = sorted((CHECKOUT / ".typing/hyperbuild").iterdir())
     assert [str(link.readlink()) for link in links] == [f"../../{room}" for room in ROOMS]
 
