@@ -15,7 +15,7 @@ from hyperbuild.launcher.driver import Driver
 from hyperbuild.launcher.starting import DRIVER
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-ROOMS = ("builder", "converter", "initramfs", "kernel", "launcher", "recipes")
+ROOMS = ("builder", "converter", "disks", "initramfs", "kernel", "launcher", "recipes")
 OWN = re.compile(
     r"qemu|nvdimm|icount|hostfwd|memory-backend|chardev|microvm|virtio-(blk|net|serial|pmem)"
 )

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-ROOMS = ("builder", "converter", "initramfs", "kernel", "launcher", "recipes")
+ROOMS = ("builder", "converter", "disks", "initramfs", "kernel", "launcher", "recipes")
 
 
 def tracked_files() -> list[Path]:
