@@ -60,8 +60,8 @@ LDLINUX = (
 #: Where the UUID of a root file system lies in it, of 16 bytes (fs/erofs/erofs_fs.h, fs/ext4/ext4.h
 #: of Linux).
 _UUID_PLACES = {"erofs": 1024 + 48, "ext4": 1024 + 104}
-#: Letters of a digest that tell images apart, where there is room for a few.
-_SHORT = 12
+#: Letters of a digest that tell images apart, where there is room for a few; a volume's name has 16.
+_SHORT, _IN_VOLUME = 12, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ def _write_iso(fd: int, parts: _Parts, options: MachineOptions) -> None:
     """Write a disc that a BIOS starts by isolinux, and UEFI by the system partition on it."""
     from hyperbuild.disks.iso import Boot, write_iso
 
-    volume = f"HYPER_{parts.name.upper()}"
+    volume = f"HYPER_{parts.name[:_IN_VOLUME].upper()}"
     content = _content(parts, options, f"ISO={volume}")
     size = system_partition_size(content)
     with os.fdopen(os.memfd_create("esp"), "w+b") as esp:
