@@ -60,7 +60,8 @@ LDLINUX = (
 #: Where the UUID of a root file system lies in it, of 16 bytes (fs/erofs/erofs_fs.h, fs/ext4/ext4.h
 #: of Linux).
 _UUID_PLACES = {"erofs": 1024 + 48, "ext4": 1024 + 104}
-#: Letters of a digest that tell images apart, where there is room for a few; a volume's name has 16.
+#: Letters of a digest that tell images apart, where there is room for a few, and in a disc's name,
+#: which has 16 in all.
 _SHORT, _IN_VOLUME = 12, 10
 
 

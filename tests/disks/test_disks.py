@@ -105,14 +105,12 @@ def test_a_disk_that_is_too_small(content: Content) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 3_000_000, 40_000_000])
-@pytest.mark.parametrize("most", [False, True])
-def test_a_fat_volume_holds_its_files(size: int, most: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_fat_volume_holds_its_files(size: int, is_large: bool, tmp_path: Path) -> None:
     files = {"EFI/BOOT/A.EFI": os.urandom(size), "B": b"b", "EFI/C.TXT": b"c" * 600}
-    volume = Image(
-        (size_ := (64 * MIB if most else least_size(files))),
-        fat_volume(files, size_, label="HERE", serial=0x1234ABCD, moment=MOMENT),
-    )
-    path = written(tmp_path / "fat", lambda fd: write_raw(fd, volume))
+    room = 64 * MIB if is_large else least_size(files)
+    volume = fat_volume(files, room, label="HERE", serial=0x1234ABCD, moment=MOMENT)
+    path = written(tmp_path / "fat", lambda fd: write_raw(fd, Image(room, volume)))
     said("fsck.vfat", "-n", path)
     for name, content in files.items():
         target = tmp_path / "got"

@@ -68,8 +68,9 @@ class Powered:
                 for command in ("qmp_capabilities", "system_powerdown"):
                     talk.write(json.dumps({"execute": command}) + "\n")
                     talk.flush()
-                while '"return"' not in talk.readline() or '"return"' not in talk.readline():
-                    pass
+                    # Greetings and events come between the answers.
+                    while '"return"' not in talk.readline():
+                        pass
 
 
 @contextmanager
