@@ -21,7 +21,7 @@
 #endif
 
 /* Milliseconds that a device may take to be announced. */
-enum { DEVICE_PATIENCE = 5000, DISK_PATIENCE = 30000 };
+enum { DEVICE_PATIENCE = 5000, DISK_PATIENCE = 10000 };
 
 #define LOWER "/lower"
 #define UPPER "/upper"
