@@ -13,7 +13,7 @@ from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options,
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.export import check_directory
-from hyperbuild.builder.outputs import Output, check_profile, convert_to_disk, read_output
+from hyperbuild.builder.outputs import Output, check_parts, convert_to_disk, read_output
 from hyperbuild.builder.parts import default_profile, lacks_verity
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter.errors import HyperbuildError, InputError
@@ -145,8 +145,10 @@ def _check_disk(recipe: Recipe) -> None:
     if not recipe.get("output", "disk"):
         return
     try:
-        named_output(_disk(recipe).path)
-        check_profile(_profile(recipe), recipe.get("kernel", "file"))
+        disk = _disk(recipe)
+        named_output(disk.path)
+        verity = recipe.get("rootfs", "verity", False)
+        check_parts(disk.kind, _profile(recipe), recipe.get("kernel", "file"), with_verity=verity)
     except HyperbuildError as error:
         raise InputError(f"{recipe.name}: [output] disk: {error}") from error
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from hyperbuild.builder.boot_options import BOOT_OPTIONS
 from hyperbuild.builder.booting import BootOptions, machine_options, settled
@@ -18,6 +19,7 @@ from hyperbuild.converter.convert import default_epoch
 from hyperbuild.converter.errors import InputError, ToolError
 from hyperbuild.disks.extents import MIB, Image, Stretch
 from hyperbuild.disks.raw import (
+    ROOT_PARTITION,
     Content,
     disk_image,
     guid_of,
@@ -28,10 +30,11 @@ from hyperbuild.disks.raw import (
 from hyperbuild.disks.uki import COMMAND_LINE, INITRD, KERNEL, OS_RELEASE, unified_kernel
 from hyperbuild.initramfs.cpio import spec_segment
 from hyperbuild.kernel.kconfig import DISK_PROFILE, PROFILES
-from hyperbuild.launcher.alone import alone_spec, alone_words
+from hyperbuild.launcher.alone import VERIFIED_ROOT, alone_spec, alone_words
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.located import rootfs_name
 from hyperbuild.launcher.machine import parse_disk_size
+from hyperbuild.launcher.verity import mapping_word, verity_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +92,6 @@ class _Parts:
 
     bundle: BundleFiles
     kernel: bytes
-    words: tuple[str, ...]
     programs: _Programs
     moment: int
     root: int
@@ -122,12 +124,12 @@ def convert_to_disk(context: Context, request: Request, output: Output) -> Resul
     """
     started = time.monotonic()
     target = files.named_output(output.path)
-    check_profile(request.profile, request.kernel_file)
+    check_parts(output.kind, request.profile, request.kernel_file, with_verity=request.with_verity)
     programs = _find_programs(output.kind)
     with ordered(context, request) as (store, order):
         bundle = store_bundle(store, order).files
         options = _options(context, order)
-        with _parts(order, bundle, options, programs) as parts, files.draft(target.parent) as draft:
+        with _parts(order, bundle, programs) as parts, files.draft(target.parent) as draft:
             _write(draft.fd, parts, options, output)
             draft.publish(target)
     seconds = time.monotonic() - started
@@ -138,8 +140,13 @@ def convert_to_disk(context: Context, request: Request, output: Output) -> Resul
     return Result(str(output.path), bundle.bundle)
 
 
-def check_profile(profile: str, kernel_file: object) -> None:
-    """Raise InputError for a kernel that no firmware can start."""
+def check_parts(kind: str, profile: str, kernel_file: object, *, with_verity: bool) -> None:
+    """Raise InputError for a kernel that no firmware can start, or a root that kind can't hold."""
+    if with_verity and kind == "iso":
+        raise InputError(
+            "the root file system of an ISO is a file, which dm-verity can't verify; leave verity "
+            "out, or make a disk"
+        )
     if kernel_file:
         raise InputError(
             "firmware does not start an ELF kernel; leave the file out, and add options of your "
@@ -173,9 +180,7 @@ def _options(context: Context, order: Order) -> MachineOptions:
 
 
 @contextmanager
-def _parts(
-    order: Order, bundle: BundleFiles, options: MachineOptions, programs: _Programs
-) -> Iterator[_Parts]:
+def _parts(order: Order, bundle: BundleFiles, programs: _Programs) -> Iterator[_Parts]:
     """Open and read what an output is made of."""
     kernel = order.parts.kernel
     if kernel is None or kernel.bzimage is None:
@@ -183,8 +188,7 @@ def _parts(
     moment = default_epoch(order.image) if order.epoch is None else order.epoch
     root = files.open_regular(bundle.rootfs)
     try:
-        words = alone_words(bundle.bundle, options)
-        yield _Parts(bundle, kernel.bzimage.path.read_bytes(), words, programs, moment, root)
+        yield _Parts(bundle, kernel.bzimage.path.read_bytes(), programs, moment, root)
     finally:
         os.close(root)
 
@@ -193,10 +197,7 @@ def _write(fd: int, parts: _Parts, options: MachineOptions, output: Output) -> N
     if output.kind == "iso":
         _write_iso(fd, parts, options)
         return
-    info = parts.bundle.bundle.rootfs
-    uuid = os.pread(parts.root, 16, _UUID_PLACES[info.format]).hex()
-    found = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))
-    content = _content(parts, options, f"UUID={found}")
+    content = _content(parts, options, _root_device(parts))
     image = disk_image(content, output.size * MIB if output.size else None)
     match output.kind:
         case "raw":
@@ -211,11 +212,29 @@ def _write(fd: int, parts: _Parts, options: MachineOptions, output: Output) -> N
             write_vhd(fd, image, guid_of(parts.identity, "vhd"), parts.moment)
 
 
+def _root_device(parts: _Parts) -> str:
+    """Return how hyperstart finds the root on a disk: by its UUID, or verified."""
+    info = parts.bundle.bundle.rootfs
+    if info.verity:
+        return VERIFIED_ROOT
+    return f"UUID={UUID(bytes=os.pread(parts.root, 16, _UUID_PLACES[info.format]))}"
+
+
+def _words(parts: _Parts, options: MachineOptions) -> tuple[str, ...]:
+    """Return the kernel's command line; the partition of a verified root stands there."""
+    info = parts.bundle.bundle.rootfs
+    words = alone_words(parts.bundle.bundle, options)
+    if not info.verity:
+        return words
+    partition = f"PARTUUID={guid_of(parts.identity, ROOT_PARTITION)}"
+    return (*words, mapping_word([verity_table(info.verity, partition)]))
+
+
 def _content(parts: _Parts, options: MachineOptions, root: str) -> Content:
     """Join kernel, initramfs and command line for a machine that finds its root so."""
     sections = {
         OS_RELEASE: f'ID=hyperbuild\nPRETTY_NAME="HyperVM {parts.name}"\n'.encode(),
-        COMMAND_LINE: " ".join(parts.words).encode(),
+        COMMAND_LINE: " ".join(_words(parts, options)).encode(),
         KERNEL: parts.kernel,
         INITRD: _initrd(parts, options, root),
     }
@@ -251,7 +270,7 @@ def _write_iso(fd: int, parts: _Parts, options: MachineOptions) -> None:
                 "boot/initrd": _initrd(parts, options, f"ISO={volume}"),
                 "efi.img": Stretch(esp.fileno(), size),
                 "isolinux/isolinux.bin": parts.programs.isolinux,
-                "isolinux/isolinux.cfg": _loader_config(parts.words),
+                "isolinux/isolinux.cfg": _loader_config(_words(parts, options)),
                 "isolinux/ldlinux.c32": parts.programs.ldlinux,
                 rootfs_name(parts.bundle.bundle.rootfs.format): content.root,
             },

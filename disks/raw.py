@@ -19,6 +19,8 @@ BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"
 #: There is room for a second program then.
 _ESP_SIZE = 64 * MIB
 _LABEL = "ESP"
+#: The name of the root file system's partition, from which its GUID follows, too.
+ROOT_PARTITION = "root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def disk_image(content: Content, size: int | None = None) -> Image:
         )
     partitions = (
         _partition(content, ESP_TYPE, "esp", MIB, esp_size),
-        _partition(content, ROOT_TYPE, "root", root_start, root_size),
+        _partition(content, ROOT_TYPE, ROOT_PARTITION, root_start, root_size),
     )
     head, tail = partition_table(size or needed, partitions, guid_of(content.identity, "disk"))
     esp = (extent.shifted(MIB) for extent in system_partition(content, esp_size))

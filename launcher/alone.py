@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hyperbuild.launcher.bundle import Bundle
     from hyperbuild.launcher.machine import MachineOptions
 
+#: The device of a root file system whose blocks are verified (launcher/verity.py).
+VERIFIED_ROOT = "/dev/dm-0"
+
 #: Seconds after a panic until the machine starts anew, and that a network's cable is waited for.
 _PANIC, _CARRIER = 10, 10
 
@@ -39,8 +42,8 @@ def alone_spec(
 ) -> dict[str, bytes]:
     """Return the boot spec of such a machine: file name -> content.
 
-    root is how hyperstart finds the root file system ("UUID=…", "ISO=…"); hostname counts if
-    options have none. Errors as of ``spec_files``, and InputError for what needs a host.
+    root is how hyperstart finds the root file system ("UUID=…", "ISO=…", VERIFIED_ROOT); hostname
+    counts if options have none. Errors as of ``spec_files``, and InputError for what needs a host.
     """
     _refuse(options)
     machine = Machine(
@@ -63,7 +66,8 @@ def alone_spec(
         "machine-id": b"",
         # Nobody would be told.
         "health": b"",
-        "alone": b"console\n",
+        # A seed is as little to be trusted as the disk that is verified.
+        "alone": b"console\n" if root == VERIFIED_ROOT else b"console seed\n",
     }
 
 

@@ -94,7 +94,7 @@ def check_error(done: subprocess.CompletedProcess[str], told: str) -> None:
     ("kind", "options", "drive", "device"),
     [
         ("raw", ("--disk-size", "512M"), "format=raw,if=none,id=d", "virtio-blk-pci,drive=d"),
-        ("qcow2", (), "format=qcow2,if=none,id=d", "nvme,serial=1,drive=d"),
+        ("qcow2", ("--verity",), "format=qcow2,if=none,id=d", "nvme,serial=1,drive=d"),
         ("vhd", ("--format", "ext4"), "format=vpc,if=none,id=d", "ide-hd,drive=d"),
         ("iso", (), "format=raw,if=none,id=d,readonly=on", "ide-cd,drive=d"),
     ],
@@ -170,6 +170,7 @@ def test_it_takes_the_place_of_an_earlier_one_whole(maker: Maker) -> None:
         (("--output-format", "raw", "--disk-size", "huge"), "'huge' is no size of a disk"),
         (("--output-format", "iso", "--disk-size", "1G"), "an ISO is as large as what is on it"),
         (("--output-format", "raw", "--profile", "dax"), "does not start a kernel of profile dax"),
+        (("--output-format", "iso", "--verity"), "is a file, which dm-verity can't verify"),
         (("--output-format", "raw", "--kernel", "/vmlinux"), "firmware does not start an ELF"),
     ],
 )

@@ -122,7 +122,9 @@ static int begin(struct processes *processes, uint64_t *begun, struct failure *w
 /* A machine without a host is told more by a seed, if it has one. */
 static int meet_host(struct channel *channel, bool is_alone, struct failure *why)
 {
-	return is_alone ? seed_take(why) : channel_open(channel, why);
+	if (!is_alone)
+		return channel_open(channel, why);
+	return spec_takes_seed() ? seed_take(why) : 0;
 }
 
 static int greet(struct channel *channel, struct spec *spec, const struct template *template,

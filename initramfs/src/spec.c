@@ -18,6 +18,9 @@ static const char *const names[] = {
 
 enum { NAMES = sizeof(names) / sizeof(names[0]), NAMES_OF_CONTAINER = 7 };
 
+/* What the file alone says of a machine that takes seeds. */
+#define WITH_SEED "console seed\n"
+
 /* /spec, which can be reached by this alone once the root is another. */
 static int directory = -1;
 
@@ -43,6 +46,17 @@ static bool is_there(const char *name)
 bool spec_is_alone(void)
 {
 	return is_there("alone");
+}
+
+bool spec_takes_seed(void)
+{
+	char content[sizeof(WITH_SEED)];
+	int fd = open_directory() < 0 ? -1 : openat(directory, "alone", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, content, sizeof(content));
+
+	if (fd >= 0)
+		close(fd);
+	return size == (ssize_t)strlen(WITH_SEED) && memcmp(content, WITH_SEED, (size_t)size) == 0;
 }
 
 static int read_text(const char *name, struct text *text, struct failure *why)
@@ -196,7 +210,8 @@ static int read_alone(struct spec *spec, struct failure *why)
 		return 0;
 	if (read_text("alone", &alone, why) != 0)
 		return -1;
-	if (strcmp(alone.start, "console\n") != 0 || spec->hold != HOLD_NOWHERE || spec->has_terminal ||
+	if ((strcmp(alone.start, "console\n") != 0 && strcmp(alone.start, WITH_SEED) != 0) ||
+	    spec->hold != HOLD_NOWHERE || spec->has_terminal ||
 	    spec_is_pod(spec))
 		return fail(why, STATUS_FAILED, "boot spec: alone is malformed");
 	return 0;

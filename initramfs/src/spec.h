@@ -67,6 +67,9 @@ bool spec_is_pod(const struct spec *spec);
 /* Whether no host is there, which must be known before it is waited for. */
 bool spec_is_alone(void);
 
+/* Whether a machine that is alone takes what a seed says. */
+bool spec_takes_seed(void);
+
 /* Reads /spec, and forgets what an earlier call has read. */
 int spec_read(struct spec *spec, struct failure *why);
 
