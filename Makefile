@@ -64,6 +64,7 @@ bench: setup ## measure convert, boot, density, transfer and exec, against the u
 	$(VENV)/python -m benchmarks.transfer
 	$(VENV)/python -m benchmarks.exec
 	$(VENV)/python -m benchmarks.verity
+	$(VENV)/python -m benchmarks.outputs
 
 clean: ## remove what the others made in this checkout (the image cache stays)
 	rm -rf .venv .demo build dist *.egg-info
