@@ -30,7 +30,7 @@ cmd = ["sh", "-c", 'cat /etc/hostname /etc/resolv.conf; echo "$GREETING, $MOOD, 
 env = {{ GREETING = "hello", MOOD = "calm" }}
 hostname = "baked"
 [output]
-disk = "{here}/seeded.iso"
+disk = "{here}/seeded.{kind}"
 """
 ENDED = "hyperstart: the application has ended with status"
 
@@ -119,7 +119,7 @@ def test_a_bios_starts_the_disc(maker: Maker, tmp_path: Path) -> None:
 
 def test_a_seed_tells_a_machine_who_it_is(maker: Maker, tmp_path: Path) -> None:
     recipe, file, seed = (tmp_path / name for name in ("seeded.toml", "seeded.iso", "seed.iso"))
-    recipe.write_text(SEEDED.format(image=image("busybox", maker.cache), here=tmp_path))
+    recipe.write_text(SEEDED.format(image=image("busybox", maker.cache), here=tmp_path, kind="iso"))
     done = maker.run(HYPERBUILD, "build", recipe)
     assert (done.returncode, done.stdout) == (0, f"{file}\n"), done.stderr
     words = ("--hostname", "web7", "-e", "GREETING=good day", "--dns", "192.0.2.53")
@@ -135,6 +135,22 @@ def test_a_seed_tells_a_machine_who_it_is(maker: Maker, tmp_path: Path) -> None:
         assert machine.wait() == 0
         said = machine.console.replace("\r", "")
         assert "web7\nnameserver 192.0.2.53\ngood day, calm, web7\n" in said
+
+
+def test_a_disk_that_is_verified_takes_no_seed(maker: Maker, tmp_path: Path) -> None:
+    recipe, file, seed = (tmp_path / name for name in ("seeded.toml", "seeded.raw", "seed.iso"))
+    recipe.write_text(
+        SEEDED.format(image=image("busybox", maker.cache), here=tmp_path, kind="raw")
+        + "[rootfs]\nverity = true\n"
+    )
+    done = maker.run(HYPERBUILD, "build", recipe)
+    assert (done.returncode, done.stdout) == (0, f"{file}\n"), done.stderr
+    assert maker.run(HYPERBUILD, "seed", "-o", seed, "--hostname", "web7").returncode == 0
+    disk = ("-drive", f"format=raw,if=virtio,file={file}")
+    with powered(tmp_path / "machine", *disk, *disc(seed)) as machine:
+        assert machine.wait() == 0
+        assert "hello, calm, baked" in machine.console
+        assert "web7" not in machine.console
 
 
 def test_what_cannot_start_is_told_on_the_console(maker: Maker, tmp_path: Path) -> None:
