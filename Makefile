@@ -65,6 +65,7 @@ bench: setup ## measure convert, boot, density, transfer, exec and fleets, again
 	$(VENV)/python -m benchmarks.exec
 	$(VENV)/python -m benchmarks.verity
 	$(VENV)/python -m benchmarks.fleet
+	$(VENV)/python -m benchmarks.outputs
 
 clean: ## remove what the others made in this checkout (the image cache stays)
 	rm -rf .venv .demo build dist *.egg-info

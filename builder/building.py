@@ -13,10 +13,12 @@ from hyperbuild.builder.booting import BootOptions, budgets_of, machine_options,
 from hyperbuild.builder.composing import check_source, compose
 from hyperbuild.builder.converting import Request, convert_image, exported_bundle
 from hyperbuild.builder.export import check_directory
+from hyperbuild.builder.outputs import Output, check_parts, convert_to_disk, read_output
 from hyperbuild.builder.parts import default_profile, lacks_verity
 from hyperbuild.builder.smoking import SmokeError, smoke_image
 from hyperbuild.converter.errors import HyperbuildError, InputError
-from hyperbuild.kernel.kconfig import PROFILES, read_fragment
+from hyperbuild.converter.files import named_output
+from hyperbuild.kernel.kconfig import DISK_PROFILE, PROFILES, read_fragment
 from hyperbuild.launcher.defaults import BootDefaults
 from hyperbuild.launcher.expectations import Contract, check_contract
 from hyperbuild.launcher.located import open_directory
@@ -104,6 +106,7 @@ def checked_recipe(context: Context, name: str, options: BuildOptions) -> Recipe
         raise InputError(f"{recipe.name}: {error}") from error
     _check_verity(recipe)
     _check_kernel(recipe)
+    _check_disk(recipe)
     check_source(recipe, platform.machine())
     if directory := recipe.get("output", "directory"):
         try:
@@ -137,6 +140,33 @@ def _check_kernel(recipe: Recipe) -> None:
         read_fragment(recipe.path(fragment))
 
 
+def _check_disk(recipe: Recipe) -> None:
+    """Look at the output that is to boot by itself, and at what it is to be made of."""
+    if not recipe.get("output", "disk"):
+        return
+    try:
+        disk = _disk(recipe)
+        named_output(disk.path)
+        verity = recipe.get("rootfs", "verity", False)
+        check_parts(disk.kind, _profile(recipe), recipe.get("kernel", "file"), with_verity=verity)
+    except HyperbuildError as error:
+        raise InputError(f"{recipe.name}: [output] disk: {error}") from error
+
+
+def _disk(recipe: Recipe) -> Output:
+    path = Path(recipe.get("output", "disk"))
+    suffix = path.suffix.removeprefix(".")
+    kind = "raw" if suffix == "img" else suffix
+    return read_output(path, kind, recipe.get("output", "disk-size"))
+
+
+def _profile(recipe: Recipe) -> str:
+    with_verity = recipe.get("rootfs", "verity", False)
+    disk = recipe.get("output", "disk")
+    implied = DISK_PROFILE if disk else default_profile(with_verity=with_verity)
+    return str(recipe.get("kernel", "profile", implied))
+
+
 def _build(context: Context, recipe: Recipe, options: BuildOptions) -> Iterator[str]:
     request = request_of(context, recipe, options)
     with tested(context, recipe, request, options):
@@ -163,7 +193,10 @@ def _write(context: Context, recipe: Recipe, request: Request) -> Iterator[str]:
     directory = recipe.get("output", "directory")
     if directory:
         yield convert_image(context, request, Path(directory)).name
-    if recipe.get("output", "store", not directory):
+    disk = recipe.get("output", "disk")
+    if disk:
+        yield convert_to_disk(context, request, _disk(recipe)).name
+    if recipe.get("output", "store", not (directory or disk)):
         yield convert_image(context, request, None).name
 
 
@@ -211,7 +244,7 @@ def request_of(context: Context, recipe: Recipe, options: BuildOptions) -> Reque
         recipe.get("", "platform"),
         options.authfile,
         recipe.path(kernel) if kernel else None,
-        recipe.get("kernel", "profile") or default_profile(with_verity=with_verity),
+        _profile(recipe),
         rootfs_format=recipe.get("rootfs", "format", "erofs"),
         aligns=recipe.get("rootfs", "align", False),
         verify=recipe.get("rootfs", "verify", False),

@@ -19,13 +19,14 @@ from hyperbuild.builder.console import Console
 from hyperbuild.builder.context import read_context
 from hyperbuild.builder.distributing import pull, push, rebuild, sbom, verify
 from hyperbuild.builder.limiting import limit_options, read_limits, space_option
+from hyperbuild.builder.seed_command import seed
 from hyperbuild.builder.sharing import authfile_option, pass_context, platform_option
 from hyperbuild.builder.store_commands import du, export_command, fsck, import_command, prune, rmi
 from hyperbuild.builder.variables import name_variables
 from hyperbuild.builder.vm_commands import ALIASES, COMMANDS, inspect_vm
 from hyperbuild.builder.volume_command import volume
 from hyperbuild.converter.errors import InputError
-from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, PROFILES
+from hyperbuild.kernel.kconfig import DEFAULT_PROFILE, DISK_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +83,16 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @cli.command()
 @click.argument("image")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR|FILE",
     help="Export rootfs, kernel, initramfs and bundle.json as files into DIR.",
 )  # fmt: skip
+@click.option(
+    "--output-format", type=click.Choice(["raw", "qcow2", "vhd", "iso"]),
+    help="Write one FILE instead that a machine with firmware boots from, by profile disk.",
+)  # fmt: skip
+@click.option(
+    "--disk-size", metavar="SIZE", help="How large such a disk is, as in 2G.  [default: as needed]"
+)
 @click.option(
     "--format", "rootfs_format", type=click.Choice(["erofs", "ext4"]), default="erofs",
     show_default=True, help="Format of the root file system.",
@@ -106,7 +114,8 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 @_kernel_file
 @click.option(
     "--profile", type=click.Choice(tuple(PROFILES)),
-    help="The HyperKernel's profile (see `kernel list`).  [default: dax; with --verity: disk]",
+    help="The HyperKernel's profile (see `kernel list`).  "
+    "[default: dax; disk for --verity and --output-format]",
 )  # fmt: skip
 @platform_option
 @authfile_option
@@ -129,35 +138,45 @@ def convert(
     aligns: bool,
     verify: bool,
     with_verity: bool,
+    output_format: str | None,
+    disk_size: str | None,
     **limits: Any,
 ) -> None:
     """Turn IMAGE into a bundle: its files as a root file system, a kernel and an initramfs.
 
     The bundle stays in the local store and its digest is the last line of stdout; with -o it is
-    written into DIR instead.
+    written into DIR instead. With --output-format it stays there, and a disk or disc that boots
+    is FILE.
     """
     from hyperbuild.builder.converting import Request, convert_image
     from hyperbuild.builder.parts import default_profile
 
     if no_kernel and kernel_file:
         raise click.UsageError("--no-kernel and --kernel exclude each other.")
-    result = convert_image(
-        context,
-        Request(
-            image,
-            platform_text,
-            authfile,
-            kernel_file,
-            profile or default_profile(with_verity=with_verity),
-            with_kernel=not no_kernel,
-            rootfs_format=rootfs_format,
-            limits=read_limits(limits),
-            aligns=aligns,
-            verify=verify,
-            with_verity=with_verity,
-        ),
-        output,
+    request = Request(
+        image,
+        platform_text,
+        authfile,
+        kernel_file,
+        profile or (DISK_PROFILE if output_format else default_profile(with_verity=with_verity)),
+        with_kernel=not no_kernel,
+        rootfs_format=rootfs_format,
+        limits=read_limits(limits),
+        aligns=aligns,
+        verify=verify,
+        with_verity=with_verity,
     )
+    if output_format:
+        from hyperbuild.builder.outputs import convert_to_disk, read_output
+
+        if output is None or no_kernel:
+            raise click.UsageError("--output-format needs a kernel, and a file: -o FILE.")
+        wanted = read_output(output, output_format, disk_size)
+        result = convert_to_disk(context, request, wanted)
+    elif disk_size:
+        raise click.UsageError("--disk-size is for --output-format alone.")
+    else:
+        result = convert_image(context, request, output)
     click.echo(result.to_json() if as_json else result.name)
 
 
@@ -283,7 +302,7 @@ def images(context: Context, *, as_json: bool) -> None:
 
 for command in (
     build, push, pull, verify, rebuild, sbom, rmi, prune, du, fsck, export_command,
-    import_command, volume, *COMMANDS,
+    import_command, volume, seed, *COMMANDS,
 ):  # fmt: skip
     cli.add_command(command)
 for other_name, command in ALIASES.items():

@@ -92,6 +92,8 @@ _PATCHES = (
 _LEAN_PATCHES = (*_PATCHES, "lean-sysfs")
 
 DEFAULT_PROFILE = "dax"
+#: The one that machines with firmware can start.
+DISK_PROFILE = "disk"
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -115,7 +117,7 @@ PROFILES: Mapping[str, Profile] = {
             _PATCHES,
         ),
         Profile(
-            "disk",
+            DISK_PROFILE,
             "dax, and disks, ISOs and firmware: what `convert --output-format` makes boots itself",
             _DISK,
             _LEAN_PATCHES,

@@ -55,7 +55,7 @@ def spec_files(
         "hostname": hostname.encode(),
         "machine-id": f"{identity.machine_id}\n".encode(),
         "net": _net(machine),
-        "hosts": _hosts(machine.nic, hostname, options),
+        "hosts": hosts_file(machine.nic, hostname, options),
         "resolv.conf": guest_resolv_conf(machine.nic, options, resolver).encode()
         if machine.nic
         else b"",
@@ -223,7 +223,8 @@ def _net(machine: Machine) -> bytes:
     return f"{mac}address {nic.address}/{prefix}\n{gateway}".encode()
 
 
-def _hosts(nic: Nic | None, hostname: str, options: MachineOptions) -> bytes:
+def hosts_file(nic: Nic | None, hostname: str, options: MachineOptions) -> bytes:
+    """Return /etc/hosts of a guest with that interface: its own names, and the hosts of options."""
     lines = [
         ("127.0.0.1", "localhost"),
         ("::1", "localhost ip6-localhost ip6-loopback"),

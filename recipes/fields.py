@@ -265,6 +265,11 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "directory": Field("Where the bundle's files go, from the working directory."),
         "store": Field("Keep the bundle in the store; default: unless there is a directory.",
                        "boolean"),
+        "disk": Field(
+            "A disk or disc that boots, from the working directory: NAME.qcow2, for one.",
+            pattern=r".+\.(img|raw|qcow2|vhd|iso)",
+        ),
+        "disk-size": Field("How large it is, as in 2G; default: as needed."),
     },
 }  # fmt: skip
 
@@ -279,7 +284,8 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "suite": "packages",
         "mirror": "packages",
         "variant": "packages",
-    }
+    },
+    "output": {"disk-size": "disk"},
 }
 
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/klog.h>
 #include <sys/reboot.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "channel.h"
@@ -19,6 +20,7 @@
 #include "processes.h"
 #include "renew.h"
 #include "rootfs.h"
+#include "seed.h"
 #include "spec.h"
 #include "supervise.h"
 
@@ -84,7 +86,8 @@ static int prepare(struct spec *spec, struct template *template, struct stamp *s
 {
 	bool is_dax;
 
-	if (set_clock(spec->clock + now(), why) != 0 || mount_identity(why) != 0)
+	if ((spec->clock != 0 && set_clock(spec->clock + now(), why) != 0) ||
+	    mount_identity(why) != 0)
 		return -1;
 	template->identity = identity_directory(why);
 	if (template->identity < 0 || identity_take(spec, template->identity, why) != 0 ||
@@ -116,7 +119,25 @@ static int begin(struct processes *processes, uint64_t *begun, struct failure *w
 	return 0;
 }
 
-static int run(struct channel *channel, struct failure *why)
+/* A machine without a host is told more by a seed, if it has one. */
+static int meet_host(struct channel *channel, bool is_alone, struct failure *why)
+{
+	if (!is_alone)
+		return channel_open(channel, why);
+	return spec_takes_seed() ? seed_take(why) : 0;
+}
+
+static int greet(struct channel *channel, struct spec *spec, const struct template *template,
+		 const struct stamp *stamps, struct failure *why)
+{
+	if (spec->is_alone)
+		return 0;
+	if (spec->hold == HOLD_BEFORE_EXEC)
+		return hold_and_renew(channel, spec, template, why);
+	return say_hello(channel, template->facts, stamps, why);
+}
+
+static int run(struct channel *channel, bool is_alone, struct failure *why)
 {
 	static struct spec spec;
 	uint64_t counter_at_init = counter();
@@ -127,11 +148,10 @@ static int run(struct channel *channel, struct failure *why)
 	uint32_t status;
 	int signals;
 
-	if (mount_initial(why) != 0 || channel_open(channel, why) != 0 || spec_read(&spec, why) != 0 ||
-	    prepare(&spec, &template, stamps, counter_at_init, why) != 0)
-		return -1;
-	if (spec.hold == HOLD_BEFORE_EXEC ? hold_and_renew(channel, &spec, &template, why) != 0
-					  : say_hello(channel, template.facts, stamps, why) != 0)
+	if (mount_initial(why) != 0 || meet_host(channel, is_alone, why) != 0 ||
+	    spec_read(&spec, why) != 0 ||
+	    prepare(&spec, &template, stamps, counter_at_init, why) != 0 ||
+	    greet(channel, &spec, &template, stamps, why) != 0)
 		return -1;
 	if (spec.hold == HOLD_NOWHERE)
 		spec_forget();
@@ -147,6 +167,8 @@ static int run(struct channel *channel, struct failure *why)
 	    supervise(&processes, &template, signals, begun, &status, why) != 0)
 		return -1;
 	sync();
+	if (is_alone)
+		dprintf(STDERR_FILENO, "hyperstart: the application has ended with status %u\n", status);
 	send_exit(channel, status);
 	return 0;
 }
@@ -155,10 +177,15 @@ int main(void)
 {
 	struct channel channel = {-1, -1};
 	struct failure why = {0};
+	bool is_alone = spec_is_alone();
 
-	if (run(&channel, &why) != 0 && send_error(&channel, &why) != 0)
+	if (run(&channel, is_alone, &why) != 0 && send_error(&channel, &why) != 0)
 		dprintf(STDERR_FILENO, "hyperstart: %s\n", why.text);
 	wait_for_host(&channel);
+	if (is_alone) {
+		tcdrain(STDERR_FILENO);
+		reboot(RB_POWER_OFF);
+	}
 	/* With -no-reboot a reset is the quickest way out of every machine, ACPI or not. */
 	reboot(RB_AUTOBOOT);
 	return STATUS_FAILED;

@@ -94,6 +94,53 @@ int parse_user(char *text, struct user *user)
 	return position >= 2 ? 0 : -1;
 }
 
+static int hex_digit(char letter)
+{
+	if (letter >= '0' && letter <= '9')
+		return letter - '0';
+	return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+/* 32 small hexadecimal digits, in groups of 8, 4, 4, 4 and 12 with dashes between them. */
+static int parse_uuid(const char *text, uint8_t *uuid)
+{
+	size_t digits = 0;
+
+	if (strlen(text) != 36)
+		return -1;
+	memset(uuid, 0, UUID_SIZE);
+	for (size_t i = 0; i < 36; i++) {
+		int digit = hex_digit(text[i]);
+
+		if (i == 8 || i == 13 || i == 18 || i == 23) {
+			if (text[i] != '-')
+				return -1;
+			continue;
+		}
+		if (digit < 0)
+			return -1;
+		uuid[digits / 2] = (uint8_t)(uuid[digits / 2] << 4 | digit);
+		digits++;
+	}
+	return 0;
+}
+
+/* Reads how the device is named; the volume's name goes without its prefix. */
+static int parse_place(struct root_device *root)
+{
+	if (strncmp(root->device, "UUID=", 5) == 0) {
+		root->place = BY_UUID;
+		return parse_uuid(root->device + 5, root->uuid);
+	}
+	if (strncmp(root->device, "ISO=", 4) == 0) {
+		root->place = ON_VOLUME;
+		root->device += 4;
+		return root->device[0] != '\0' ? 0 : -1;
+	}
+	root->place = AT_PATH;
+	return root->device[0] == '/' ? 0 : -1;
+}
+
 int parse_root_device(char *text, struct root_device *root)
 {
 	char *rest = text;
@@ -105,7 +152,7 @@ int parse_root_device(char *text, struct root_device *root)
 	options = cut(&rest, ' ');
 	if (root->device == NULL || root->type == NULL || options == NULL || rest != NULL)
 		return -1;
-	if (root->device[0] != '/' || root->type[0] == '\0')
+	if (parse_place(root) != 0 || root->type[0] == '\0')
 		return -1;
 	root->dax = strcmp(options, "dax") == 0;
 	return root->dax || strcmp(options, "-") == 0 ? 0 : -1;
@@ -124,13 +171,6 @@ static int parse_address(char *text, struct network *network)
 	network->prefix = (uint8_t)number;
 	network->has_address = true;
 	return 0;
-}
-
-static int hex_digit(char letter)
-{
-	if (letter >= '0' && letter <= '9')
-		return letter - '0';
-	return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
 }
 
 /* Six pairs of small hexadecimal digits with colons between them. */
@@ -159,6 +199,10 @@ int parse_network(char *text, struct network *network)
 	while ((line = cut(&rest, '\n')) != NULL) {
 		char *value = strchr(line, ' ');
 
+		if (strcmp(line, "dhcp") == 0) {
+			network->is_dhcp = true;
+			continue;
+		}
 		if (value == NULL)
 			return -1;
 		*value++ = '\0';
@@ -176,6 +220,8 @@ int parse_network(char *text, struct network *network)
 			return -1;
 		}
 	}
+	if (network->is_dhcp && (network->has_address || network->has_mac))
+		return -1;
 	return network->has_gateway && !network->has_address ? -1 : 0;
 }
 
@@ -196,6 +242,26 @@ int parse_health_times(char *text, struct health_times *times)
 	    times->retries == 0)
 		return -1;
 	return rest == NULL ? 0 : -1;
+}
+
+size_t pick_resolvers(const char *told, char *picked, size_t room)
+{
+	static const char *const kept[] = {"nameserver ", "domain ", "search "};
+	size_t size = 0;
+
+	while (*told != '\0') {
+		size_t length = strcspn(told, "\n");
+		size_t line = length + (told[length] == '\n');
+
+		for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
+			if (strncmp(told, kept[i], strlen(kept[i])) != 0 || line > room - size)
+				continue;
+			memcpy(picked + size, told, line);
+			size += line;
+		}
+		told += line;
+	}
+	return size;
 }
 
 int parse_terminal_size(char *text, struct terminal_size *size)

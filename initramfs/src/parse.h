@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { GROUPS_MAX = 1024, MAC_SIZE = 6 };
+enum { GROUPS_MAX = 1024, MAC_SIZE = 6, UUID_SIZE = 16 };
 
 struct user {
 	uint32_t uid;
@@ -15,13 +15,20 @@ struct user {
 	size_t group_count;
 };
 
+/* How a root device is named: by its path, by its file system's UUID, or by the ISO 9660 volume that
+ * has the file system as a file. */
+enum place { AT_PATH, BY_UUID, ON_VOLUME };
+
 struct root_device {
-	char *device;
+	enum place place;
+	char *device; /* the path, or the volume's name */
 	char *type;
 	bool dax;
+	uint8_t uuid[UUID_SIZE];
 };
 
 struct network {
+	bool is_dhcp; /* the kernel has asked for an address already */
 	bool has_address;
 	bool has_gateway;
 	bool has_mac;
@@ -55,6 +62,10 @@ int parse_root_device(char *text, struct root_device *root);
 int parse_network(char *text, struct network *network);
 int parse_health_times(char *text, struct health_times *times);
 int parse_terminal_size(char *text, struct terminal_size *size);
+
+/* Copies those lines of /proc/net/pnp, which tells what DHCP told, that belong into resolv.conf. Returns
+ * their size, at most room. */
+size_t pick_resolvers(const char *told, char *picked, size_t room);
 
 struct listener {
 	uint16_t port;

@@ -238,6 +238,23 @@ static int wire_pipes(struct wires *wires, const struct command *command,
 	return 0;
 }
 
+/* The console becomes the user's, who may want to open it anew (/dev/stdout). A machine may have none. */
+static int wire_console(struct wires *wires, const struct command *command, struct failure *why)
+{
+	int console = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (console < 0)
+		console = open("/dev/null", O_RDWR | O_CLOEXEC);
+	else if (fchown(console, command->user->uid, command->user->gid) != 0)
+		return fail(why, STATUS_FAILED, "console: %s", strerror(errno));
+	wires->theirs.input = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	wires->theirs.output = console;
+	wires->theirs.error = fcntl(console, F_DUPFD_CLOEXEC, 0);
+	if (wires->theirs.input < 0 || wires->theirs.output < 0 || wires->theirs.error < 0)
+		return fail(why, STATUS_FAILED, "console: %s", strerror(errno));
+	return 0;
+}
+
 static int wire(struct wires *wires, const struct command *command, const struct birth *birth,
 		struct failure *why)
 {
@@ -246,6 +263,8 @@ static int wire(struct wires *wires, const struct command *command, const struct
 	*wires = (struct wires){{-1, -1, -1, -1}, {-1, -1, -1, false}, {-1, -1}};
 	if (pipe2(wires->report, flags) != 0)
 		return fail(why, STATUS_FAILED, "pipes: %s", strerror(errno));
+	if (birth->has_console)
+		return wire_console(wires, command, why);
 	return birth->has_terminal ? wire_terminal(wires, command, birth, why)
 				   : wire_pipes(wires, command, birth, why);
 }

@@ -32,6 +32,7 @@ struct standard {
 struct birth {
 	bool wants_input; /* else it reads an end of file */
 	bool has_terminal;
+	bool has_console; /* its output is the machine's console, and no host hears it */
 	bool is_asynchronous; /* nobody waits for its execve: process_hear never blocks */
 	int group;            /* it enters a control group by writing "0" there; -1: it does not */
 	struct terminal_size size;

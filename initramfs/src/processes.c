@@ -37,6 +37,7 @@ int processes_begin(struct processes *all, uint64_t *executed, struct failure *w
 	struct birth birth = {
 		.wants_input = true,
 		.has_terminal = spec->has_terminal,
+		.has_console = spec->is_alone,
 		.size = spec->terminal_size,
 		.group = -1,
 	};

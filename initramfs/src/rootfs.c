@@ -3,14 +3,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <linux/stat.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "finding.h"
 #include "uevent.h"
 
 #ifndef STATX_ATTR_DAX
@@ -18,12 +21,13 @@
 #endif
 
 /* Milliseconds that a device may take to be announced. */
-enum { DEVICE_PATIENCE = 5000 };
+enum { DEVICE_PATIENCE = 5000, DISK_PATIENCE = 10000 };
 
 #define LOWER "/lower"
 #define UPPER "/upper"
 #define FILES "/files"
 #define MERGED "/root"
+#define DISC "/disc"
 
 enum { DAX_SEARCH_DEPTH = 3, DAX_SEARCH_ENTRIES = 4096 };
 
@@ -154,38 +158,94 @@ static void wait_for_pmem(void)
 	}
 }
 
-static bool is_there(void *path)
+/* A device that is named, and its path once it is there. */
+struct sought {
+	const struct root_device *root;
+	char path[DEVICE_PATH_MAX];
+};
+
+static bool is_found(void *subject)
 {
-	return access(path, F_OK) == 0;
+	struct sought *sought = subject;
+
+	return find_root(sought->root, sought->path);
+}
+
+static int find_device(const struct root_device *root, struct sought *sought, struct failure *why)
+{
+	/* Controllers of real-looking disks take their time. */
+	int patience = root->place == AT_PATH ? DEVICE_PATIENCE : DISK_PATIENCE;
+
+	sought->root = root;
+	if (wait_for_device(is_found, sought, patience) == 0)
+		return 0;
+	if (root->place == BY_UUID)
+		return fail(why, STATUS_FAILED, "no disk has the root file system (%s)", root->type);
+	if (root->place == ON_VOLUME)
+		return fail(why, STATUS_FAILED, "no drive has the disc %s", root->device);
+	return fail(why, STATUS_FAILED, "%s: the VM has no such device", root->device);
+}
+
+/* The root file system of a disc is a file there; *device becomes the block device of it. */
+static int open_disc(const char *type, char *device, struct failure *why)
+{
+	static const char *const loop = "/dev/loop0";
+	struct loop_config config = {.info.lo_flags = LO_FLAGS_READ_ONLY};
+	char path[64];
+	int fd = -1;
+	int result;
+
+	snprintf(path, sizeof(path), DISC "/rootfs.%.16s", type);
+	if ((mkdir(DISC, 0755) != 0 && errno != EEXIST) ||
+	    mount(device, DISC, "iso9660", MS_RDONLY, NULL) != 0)
+		return fail(why, STATUS_FAILED, "mount the disc %s: %s", device, strerror(errno));
+	config.fd = (uint32_t)open(path, O_RDONLY | O_CLOEXEC);
+	if ((int)config.fd < 0)
+		return fail(why, STATUS_FAILED, "%s: %s", path, strerror(errno));
+	fd = open(loop, O_RDONLY | O_CLOEXEC);
+	result = fd < 0 ? -1 : ioctl(fd, LOOP_CONFIGURE, &config);
+	if (result != 0)
+		fail(why, STATUS_FAILED, "%s: %s", loop, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	close((int)config.fd);
+	snprintf(device, DEVICE_PATH_MAX, "%s", loop);
+	return result;
 }
 
 static int mount_lower(const struct root_device *root, struct failure *why)
 {
-	if (strncmp(root->device, "/dev/pmem", strlen("/dev/pmem")) == 0)
+	struct sought sought;
+
+	if (root->place == AT_PATH && strncmp(root->device, "/dev/pmem", strlen("/dev/pmem")) == 0)
 		wait_for_pmem();
-	if (wait_for_device(is_there, root->device, DEVICE_PATIENCE) != 0)
-		return fail(why, STATUS_FAILED, "%s: the VM has no such device", root->device);
-	if (root->dax && mount(root->device, LOWER, root->type, MS_RDONLY, "dax=always") == 0)
+	if (find_device(root, &sought, why) != 0)
+		return -1;
+	if (root->place == ON_VOLUME && open_disc(root->type, sought.path, why) != 0)
+		return -1;
+	if (root->dax && mount(sought.path, LOWER, root->type, MS_RDONLY, "dax=always") == 0)
 		return 0;
-	if (mount(root->device, LOWER, root->type, MS_RDONLY, NULL) == 0)
+	if (mount(sought.path, LOWER, root->type, MS_RDONLY, NULL) == 0)
 		return 0;
-	return fail(why, STATUS_FAILED, "mount %s (%s): %s", root->device, root->type,
+	return fail(why, STATUS_FAILED, "mount %s (%s): %s", sought.path, root->type,
 		    strerror(errno));
 }
 
 /* What is written goes into memory, unless it is to stay. */
 static int mount_upper(const struct root_device *disk, struct failure *why)
 {
+	struct sought sought;
+
 	if (disk->device == NULL) {
 		if (mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755,size=75%") != 0)
 			return fail(why, STATUS_FAILED, "mount tmpfs: %s", strerror(errno));
 		return 0;
 	}
-	if (wait_for_device(is_there, disk->device, DEVICE_PATIENCE) != 0)
-		return fail(why, STATUS_FAILED, "%s: the VM has no such device", disk->device);
+	if (find_device(disk, &sought, why) != 0)
+		return -1;
 	/* The host's file shrinks again by what is deleted. */
-	if (mount(disk->device, UPPER, disk->type, 0, "discard") != 0)
-		return fail(why, STATUS_FAILED, "mount the disk %s (%s): %s", disk->device,
+	if (mount(sought.path, UPPER, disk->type, 0, "discard") != 0)
+		return fail(why, STATUS_FAILED, "mount the disk %s (%s): %s", sought.path,
 			    disk->type, strerror(errno));
 	return 0;
 }

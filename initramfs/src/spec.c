@@ -6,14 +6,20 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "request.h"
+
 /* Those that each container has come first. */
 static const char *const names[] = {
 	"environ", "cwd", "user", "rootfs", "upper", "mounts", "readonly",
 	"argv", "containers", "hostname", "net", "hosts", "machine-id", "resolv.conf", "stop-signal",
 	"clock", "seed", "watch", "hold", "health", "health-times", "tty",
+	"alone", "environ-more",
 };
 
 enum { NAMES = sizeof(names) / sizeof(names[0]), NAMES_OF_CONTAINER = 7 };
+
+/* What the file alone says of a machine that takes seeds. */
+#define WITH_SEED "console seed\n"
 
 /* /spec, which can be reached by this alone once the root is another. */
 static int directory = -1;
@@ -24,6 +30,34 @@ static bool is_begun[NAMES];
 /* Arguments and environment may take 2 MiB by themselves (ARG_MAX); untouched pages cost nothing. */
 static char arena[4 << 20];
 static size_t arena_used;
+
+static int open_directory(void)
+{
+	if (directory < 0)
+		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return directory;
+}
+
+static bool is_there(const char *name)
+{
+	return open_directory() >= 0 && faccessat(directory, name, F_OK, 0) == 0;
+}
+
+bool spec_is_alone(void)
+{
+	return is_there("alone");
+}
+
+bool spec_takes_seed(void)
+{
+	char content[sizeof(WITH_SEED)];
+	int fd = open_directory() < 0 ? -1 : openat(directory, "alone", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, content, sizeof(content));
+
+	if (fd >= 0)
+		close(fd);
+	return size == (ssize_t)strlen(WITH_SEED) && memcmp(content, WITH_SEED, (size_t)size) == 0;
+}
 
 static int read_text(const char *name, struct text *text, struct failure *why)
 {
@@ -97,12 +131,28 @@ static int malformed(size_t container, const char *name, struct failure *why)
 	return fail(why, STATUS_FAILED, "boot spec: %s is malformed", file_of(container, name));
 }
 
+/* The environment and, of a seed, variables that are added or stand instead. */
+static int read_application_environ(char **environ, struct failure *why)
+{
+	static char *image[STRINGS_MAX];
+	static char *more[STRINGS_MAX];
+
+	if (!is_there("environ-more"))
+		return read_strings("environ", environ, why);
+	if (read_strings("environ", image, why) != 0 || read_strings("environ-more", more, why) != 0)
+		return -1;
+	if (merge_environ(image, more, environ, STRINGS_MAX) != 0)
+		return fail(why, STATUS_FAILED, "boot spec: environ has too many variables");
+	return 0;
+}
+
 static int read_container(size_t number, struct container *container, struct failure *why)
 {
 	static char *strings[STRINGS_MAX];
 	struct text cwd, user, root, upper, readonly;
 
-	if (read_strings(file_of(number, "environ"), container->environ, why) != 0 ||
+	if ((number == 0 ? read_application_environ(container->environ, why)
+			 : read_strings(file_of(number, "environ"), container->environ, why)) != 0 ||
 	    read_strings(file_of(number, "mounts"), strings, why) != 0 ||
 	    read_text(file_of(number, "cwd"), &cwd, why) != 0 ||
 	    read_text(file_of(number, "user"), &user, why) != 0 ||
@@ -150,6 +200,23 @@ bool spec_is_pod(const struct spec *spec)
 	return spec->argv[0] == NULL;
 }
 
+/* What a machine that no host watches is to be; it has nobody to be copied by, and no terminal. */
+static int read_alone(struct spec *spec, struct failure *why)
+{
+	struct text alone;
+
+	spec->is_alone = spec_is_alone();
+	if (!spec->is_alone)
+		return 0;
+	if (read_text("alone", &alone, why) != 0)
+		return -1;
+	if ((strcmp(alone.start, "console\n") != 0 && strcmp(alone.start, WITH_SEED) != 0) ||
+	    spec->hold != HOLD_NOWHERE || spec->has_terminal ||
+	    spec_is_pod(spec))
+		return fail(why, STATUS_FAILED, "boot spec: alone is malformed");
+	return 0;
+}
+
 static bool is_machine_id(const struct text *text)
 {
 	return text->size == MACHINE_ID_SIZE && text->start[MACHINE_ID_SIZE - 1] == '\n' &&
@@ -175,9 +242,7 @@ int spec_read(struct spec *spec, struct failure *why)
 {
 	struct text hostname, network, watch, hold, times, tty;
 
-	if (directory < 0)
-		directory = open("/spec", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (directory < 0)
+	if (open_directory() < 0)
 		return fail(why, STATUS_FAILED, "boot spec: %s", strerror(errno));
 	arena_used = 0;
 	memset(is_begun, 0, sizeof(is_begun));
@@ -202,7 +267,7 @@ int spec_read(struct spec *spec, struct failure *why)
 		return fail(why, STATUS_FAILED, "boot spec: argv is empty");
 	if (hostname.size == 0 || hostname.size > HOSTNAME_MAX || !is_line(&hostname))
 		return fail(why, STATUS_FAILED, "boot spec: hostname is malformed");
-	if (spec->seed.size == 0 || spec->seed.size > SEED_MAX)
+	if ((spec->seed.size == 0 && !spec_is_alone()) || spec->seed.size > SEED_MAX)
 		return fail(why, STATUS_FAILED, "boot spec: seed is not 1 to %d bytes", SEED_MAX);
 	if (spec->stop_signal == 0)
 		return fail(why, STATUS_FAILED, "boot spec: stop-signal is malformed");
@@ -214,7 +279,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	spec->is_watched = watch.size > 0;
 	if (spec->health[0] != NULL && parse_health_times(times.start, &spec->health_times) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: health-times is malformed");
-	if (!is_machine_id(&spec->machine_id))
+	if (!is_machine_id(&spec->machine_id) && !(spec_is_alone() && spec->machine_id.size == 0))
 		return fail(why, STATUS_FAILED, "boot spec: machine-id is malformed");
 	if (parse_hold(&hold, &spec->hold) != 0)
 		return fail(why, STATUS_FAILED, "boot spec: hold is malformed");
@@ -228,7 +293,7 @@ int spec_read(struct spec *spec, struct failure *why)
 	    (spec->hold == HOLD_WHEN_LISTENING || spec->hold == HOLD_WHEN_HEALTHY))
 		return fail(why, STATUS_FAILED,
 			    "boot spec: tty is not for what is held while it runs");
-	return 0;
+	return read_alone(spec, why);
 }
 
 static int append(const char *name, int flags, const void *data, size_t size)

@@ -48,20 +48,27 @@ struct spec {
 	char *hostname;
 	struct network network;
 	struct text hosts;
-	struct text machine_id;
+	struct text machine_id; /* empty: it is drawn */
 	struct text resolv_conf;
-	struct text seed;
+	struct text seed; /* empty: the kernel finds its own */
 	uint64_t stop_signal;
 	bool is_watched; /* somebody wants to know when it listens and is healthy, as soon as it is */
 	bool are_ports_watched; /* and on which ports */
 	bool has_terminal; /* of that size */
 	struct terminal_size terminal_size;
 	enum hold hold;
-	uint64_t clock; /* nanoseconds since the epoch when the VM was started */
+	uint64_t clock; /* nanoseconds since the epoch when the VM was started; 0: it has its own */
+	bool is_alone;  /* no host is there: output goes to the console, and the end is told there */
 };
 
 /* Whether there is no application, but containers in which the host starts what it likes. */
 bool spec_is_pod(const struct spec *spec);
+
+/* Whether no host is there, which must be known before it is waited for. */
+bool spec_is_alone(void);
+
+/* Whether a machine that is alone takes what a seed says. */
+bool spec_takes_seed(void);
 
 /* Reads /spec, and forgets what an earlier call has read. */
 int spec_read(struct spec *spec, struct failure *why);

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "button.h"
 #include "freezer.h"
 #include "health.h"
 #include "identity.h"
@@ -16,10 +17,11 @@
 #include "moment.h"
 #include "stream.h"
 
-enum { SIGNALS, CONTROL, TIMER, LISTENING, HEALTH, PROCESSES };
+enum { SIGNALS, CONTROL, TIMER, LISTENING, HEALTH, BUTTON, PROCESSES };
 enum { WATCHED = PROCESSES + PROCESSES_WATCHED };
 
-/* The grace that an application is given when the host has gone without a word. */
+/* The grace that an application is given when the host has gone without a word, or the power button
+ * was pressed. */
 enum { ORPHAN_GRACE_MILLISECONDS = 10000 };
 
 struct supervisor {
@@ -28,6 +30,7 @@ struct supervisor {
 	struct decoder decoder;
 	int signals;
 	int timer;
+	int button; /* -1 where a host is there to say more */
 	struct listening listening;
 	struct health health;
 	struct spec *spec;
@@ -206,6 +209,7 @@ static int turn(struct supervisor *self, struct failure *why)
 	watched[TIMER] = (struct pollfd){.fd = self->timer, .events = POLLIN};
 	watched[LISTENING] = (struct pollfd){.fd = self->listening.timer, .events = POLLIN};
 	watched[HEALTH] = (struct pollfd){.fd = self->health.timer, .events = POLLIN};
+	watched[BUTTON] = (struct pollfd){.fd = self->button, .events = POLLIN};
 	if (poll(watched, count, -1) < 0)
 		return errno == EINTR ? 0 : fail(why, STATUS_FAILED, "poll: %s", strerror(errno));
 	if (watched[SIGNALS].revents)
@@ -216,6 +220,8 @@ static int turn(struct supervisor *self, struct failure *why)
 		look_for_listener(self);
 	if (watched[HEALTH].revents)
 		health_turn(&self->health);
+	if (watched[BUTTON].revents && button_is_pressed(self->button))
+		stop(self, ORPHAN_GRACE_MILLISECONDS);
 	if (watched[CONTROL].revents && hear(self, why) != 0)
 		return -1;
 	return processes_turn(self->processes, watched + PROCESSES, why);
@@ -258,6 +264,7 @@ int supervise(struct processes *processes, const struct template *template, int 
 	self.template = template;
 	self.listening.timer = -1;
 	self.health.timer = -1;
+	self.button = self.spec->is_alone ? button_open() : -1;
 	if (watch_health(&self, started, why) != 0 || watch_listening(&self, started, why) != 0)
 		return -1;
 	while (!processes_are_over(processes)) {

@@ -23,6 +23,8 @@ PACKAGES = {
     "kmod libelf-dev libssl-dev patch",
     "building hyperstart": "musl-tools linux-libc-dev clang libclang-rt-14-dev",
     "checking file systems": "erofs-utils e2fsprogs cryptsetup-bin attr libcap2-bin",
+    "making disks and discs": "systemd-boot-efi isolinux syslinux-common",
+    "checking and booting them": "ovmf qemu-utils gdisk dosfstools mtools xorriso",
     "making and serving images": "mmdebstrap umoci skopeo docker-registry openssl curl zstd "
     "util-linux busybox-static",
     "comparing with containers": "runc",

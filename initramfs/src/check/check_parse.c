@@ -81,7 +81,15 @@ static void check_root_devices(void)
 {
 	char good[] = "/dev/pmem0 erofs dax\n";
 	char plain[] = "/dev/vda ext4 -\n";
+	char by_uuid[] = "UUID=0123abcd-4567-89ef-0123-456789abcdef erofs -\n";
+	char on_volume[] = "ISO=HYPER_0123 erofs -\n";
+	static const uint8_t uuid[] = {0x01, 0x23, 0xab, 0xcd, 0x45, 0x67, 0x89, 0xef,
+				       0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef};
 	static const char *const refused[] = {
+		"UUID= erofs -\n", "UUID=0123abcd-4567-89ef-0123-456789abcde erofs -\n",
+		"UUID=0123abcd-4567-89ef-0123-456789abcdeg erofs -\n",
+		"UUID=0123abcd-4567-89ef-0123456789abcdef-- erofs -\n",
+		"UUID=0123ABCD-4567-89ef-0123-456789abcdef erofs -\n", "ISO= erofs -\n", "ISO=X\n",
 		"", "/dev/vda\n", "/dev/vda erofs\n", "/dev/vda erofs ro\n",
 		"/dev/vda erofs - x\n", "vda erofs -\n", "/dev/vda  -\n",
 	};
@@ -89,7 +97,11 @@ static void check_root_devices(void)
 
 	CHECK(parse_root_device(good, &root) == 0 && root.dax);
 	CHECK(strcmp(root.device, "/dev/pmem0") == 0 && strcmp(root.type, "erofs") == 0);
-	CHECK(parse_root_device(plain, &root) == 0 && !root.dax);
+	CHECK(root.place == AT_PATH && parse_root_device(plain, &root) == 0 && !root.dax);
+	CHECK(parse_root_device(by_uuid, &root) == 0 && root.place == BY_UUID);
+	CHECK(memcmp(root.uuid, uuid, sizeof(uuid)) == 0 && strcmp(root.type, "erofs") == 0);
+	CHECK(parse_root_device(on_volume, &root) == 0 && root.place == ON_VOLUME);
+	CHECK(strcmp(root.device, "HYPER_0123") == 0);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		char *memory = copy(refused[i], strlen(refused[i]));
 
@@ -102,7 +114,9 @@ static void check_networks(void)
 {
 	char good[] = "address 10.0.2.15/24\ngateway 10.0.2.2\n";
 	char none[] = "";
+	char dhcp[] = "dhcp\n";
 	static const char *const refused[] = {
+		"dhcp x\n", "dhcp\naddress 10.0.2.15/24\n", "dhcp\nmac 52:54:00:01:02:03\n",
 		"address\n", "address 10.0.2.15\n", "address 10.0.2.15/33\n", "address 10.0.2/24\n",
 		"gateway 10.0.2.2\n", "address 10.0.2.15/24\ngateway x\n", "route 1.2.3.4\n",
 		"address 10.0.2.15/24 \n", "mac 52:54:00:01:02\n", "mac 52:54:00:01:02:0g\n",
@@ -118,12 +132,26 @@ static void check_networks(void)
 	CHECK(!network.has_mac && parse_network(with_mac, &network) == 0 && network.has_mac);
 	CHECK(memcmp(network.mac, mac, sizeof(mac)) == 0);
 	CHECK(parse_network(none, &network) == 0 && !network.has_address && !network.has_gateway);
+	CHECK(!network.is_dhcp && parse_network(dhcp, &network) == 0 && network.is_dhcp);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
 		char *memory = copy(refused[i], strlen(refused[i]));
 
 		CHECK(parse_network(memory, &network) != 0);
 		free(memory);
 	}
+}
+
+static void check_resolvers(void)
+{
+	static const char told[] = "#PROTO: DHCP\ndomain lan\nnameserver 10.0.2.3\n"
+				   "bootserver 0.0.0.0\nnameserver 10.0.2.4";
+	static const char kept[] = "domain lan\nnameserver 10.0.2.3\nnameserver 10.0.2.4";
+	char picked[64];
+
+	CHECK(pick_resolvers(told, picked, sizeof(picked)) == strlen(kept));
+	CHECK(memcmp(picked, kept, strlen(kept)) == 0);
+	CHECK(pick_resolvers(told, picked, 12) == strlen("domain lan\n"));
+	CHECK(pick_resolvers("", picked, sizeof(picked)) == 0);
 }
 
 static void check_health_times(void)
@@ -206,6 +234,7 @@ int main(void)
 	check_users();
 	check_root_devices();
 	check_networks();
+	check_resolvers();
 	check_health_times();
 	check_terminal_sizes();
 	return 0;

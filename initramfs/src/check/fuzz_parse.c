@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct network network;
 	struct health_times times;
 	char *strings[16];
+	char picked[32];
 	uint64_t number;
 	char *text;
 
@@ -23,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data + 1, size - 1);
 	text[size - 1] = '\0';
-	switch (data[0] % 6) {
+	switch (data[0] % 7) {
 	case 0:
 		if (parse_strings(text, size - 1, strings, 16) == 0)
 			for (char **string = strings; *string != NULL; string++)
@@ -40,6 +41,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 4:
 		parse_health_times(text, &times);
+		break;
+	case 5:
+		number = pick_resolvers(text, picked, sizeof(picked));
 		break;
 	default:
 		parse_network(text, &network);

@@ -33,7 +33,7 @@ static void add_request(struct sum *sum, const struct message *message)
 	static struct request request;
 	struct failure why;
 
-	if (request_read(message, &request, &why) != 0) {
+	if (request_read(message, 16, &request, &why) != 0) {
 		add(sum, why.status);
 		return;
 	}
