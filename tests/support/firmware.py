@@ -98,5 +98,6 @@ def powered(home: Path, *drives: str, uefi: bool = True) -> Iterator[Powered]:
     try:
         yield Powered(process, home, port)
     finally:
-        process.kill()
+        # timeout passes this on; killed, it would leave the machine running.
+        process.terminate()
         process.wait()
