@@ -313,7 +313,7 @@ def test_what_cannot_be_built_is_one_line(
     os.mkfifo(tmp_path / "odd/pipe")
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone/.wh.x").touch()
-    done = run_cli("build", "r.toml", cwd=tmp_path)
+    done = run_cli("-q", "build", "r.toml", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
