@@ -10,7 +10,7 @@ import pytest
 
 from docs.tools.blocks import Kind
 from tests.conftest import HYPERBUILD, KernelOf
-from tests.docs.pages import blocks_of
+from tests.docs.pages import blocks_of, needs_disk_kernel
 from tests.docs.shell import open_shell
 from tests.docs.steps import Step, read_steps
 from tests.docs.town import MIRROR, PRIVATE, serve_town
@@ -36,7 +36,7 @@ def follow(
     town: tuple[int, Path], tmp_path: Path, shared_cache: Path, kernel_of: KernelOf
 ) -> Follow:
     """Give a function that does, in order, what a page has its reader do."""
-    for profile in ("dax", "micro", "disk"):
+    for profile in ("dax", "micro"):
         kernel_of(profile)
     number, ca = town
     cwd = tmp_path / "work"
@@ -56,6 +56,8 @@ def follow(
     }
 
     def follow(page: str) -> None:
+        if any(needs_disk_kernel(block.text) for block in blocks_of(page)):
+            kernel_of("disk")
         with open_shell(number, tmp_path / "steps", cwd, env) as shell:
             for block in blocks_of(page):
                 if block.needs and not Path(block.needs).exists():

@@ -36,6 +36,12 @@ def blocks_of(page: str) -> list[Block]:
     return list(read_blocks((CHECKOUT / page).read_text()))
 
 
+def needs_disk_kernel(text: str) -> bool:
+    """Tell whether a block has something made that takes a kernel of profile `disk`."""
+    words = ("--verity", "--output-format", "profile disk", "verity = true", "disk = ")
+    return any(word in text for word in words)
+
+
 def pages_of_commands(*, are_guides: bool) -> list[str]:
     """Return the pages that have commands: guides for beginners and for a task, or the others."""
     return [
