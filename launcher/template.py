@@ -65,7 +65,8 @@ class Templates(Record):
     def open(
         self, files: BundleFiles, options: MachineOptions, made_with: Mapping[str, str]
     ) -> Iterator[Template]:
-        """Open the best template for options; TemplateError if none fits."""
+        """Open the best template for options that fits; TemplateError of the best if none does."""
+        refusal = None
         for hold in _PREFERENCE:
             path = self.path(files, options, hold)
             try:
@@ -76,13 +77,18 @@ class Templates(Record):
                 raise _refusal(f"{path}: {error.strerror}") from error
             try:
                 os.utime(fd)
-                ram = _check(fd, template_key(files, options, hold), made_with)
+                try:
+                    ram = _check(fd, template_key(files, options, hold), made_with)
+                except TemplateError as error:
+                    # What another hyperbuild has left must not stand before one that fits.
+                    refusal = refusal or error
+                    continue
                 with _opened_at(fd, ram) as state:
                     yield Template(fd, state, hold)
             finally:
                 os.close(fd)
             return
-        raise TemplateError(
+        raise refusal or TemplateError(
             "there is no template of this image for these options; make one with hyperbuild warm"
         )
 

@@ -221,6 +221,20 @@ def test_what_cannot_be_restored_is_told_and_boots_from_cold(
     assert warning.endswith("; this boot is a cold one")
 
 
+def test_one_that_does_not_fit_does_not_stand_before_one_that_does(
+    busybox: BundleFiles, templates: Templates
+) -> None:
+    chosen = options("echo", "of the exec")
+    path = warm(busybox, templates, chosen)
+    better = templates.path(busybox, chosen, Hold.LISTENING)
+    better.write_bytes(path.read_bytes())
+    age(better)
+    assert copy(busybox, templates, chosen).stdout == b"of the exec\n"
+    age(path)
+    with pytest.raises(TemplateError, match="for other options"):
+        copy(busybox, templates, chosen)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"memory": 128}, {"network": False}, {"dax": False}, {"args": ("echo",)}, {"env": ("A=1",)}],
