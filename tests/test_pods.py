@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.boot
 READY = "trap 'exit 0' TERM"
 SLEEP = f"{READY}; while :; do sleep 0.1; done"
 LEFT = "sh -c 'while sleep 1; do :; done # left behind' &"
-HELLO = "while :; do printf 'HTTP/1.0 200 OK\\r\\n\\r\\nhello\\n' | nc -l -p 80; done"
+HELLO = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www"
 
 
 @pytest.fixture(scope="module")
@@ -193,16 +194,18 @@ def test_ports_are_the_pods(vms: Vms, tmp_path: Path) -> None:
         tmp_path,
         f'ports = ["127.0.0.1:{port}:80"]',
         container(vms, "web", HELLO),
-        container(vms, "asks", f"until nc 127.0.0.1 80; do sleep 0.1; done; {SLEEP}"),
+        container(
+            vms, "asks", f"until wget -q -O - http://127.0.0.1/; do sleep 0.1; done; {SLEEP}"
+        ),
     )
     assert vms.do("pod", "-d", "--name", "ports", pod).status == 0
     deadline, answer = time.monotonic() + HANG, b""
     while b"hello" not in answer:
         assert time.monotonic() < deadline
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                answer = connection.recv(4096)
-        except OSError:
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+                answer = response.read()
+        except (OSError, HTTPException):
             time.sleep(0.1)
     while b"hello" not in vms.do("logs", "-c", "asks", "ports").stdout:
         assert time.monotonic() < deadline
