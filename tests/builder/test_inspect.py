@@ -99,7 +99,8 @@ def test_no_root_file_system_is_written_and_layers_are_read_once(
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     first = inspected(run_cli, f"oci:{image}", env=cache)
     written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert {path.suffix for path in written} == {".index"}
+    # That a blob was found sound is noted only of one that was not touched just now.
+    assert {path.suffix for path in written} - {".blob"} == {".index"}
     assert inspected(run_cli, f"oci:{image}", env=cache) == first
     for blob in (image / "blobs/sha256").iterdir():
         content = blob.read_bytes()
