@@ -330,7 +330,7 @@ def test_a_request_to_stop_leaves_nothing(
             [HYPERBUILD, *PLAIN, f"oci:{nginx_layout}", *output],
             env=hyperbuild_env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        time.sleep(0.3)
+        time.sleep(0.5)
         process.send_signal(number)
         assert process.wait(30) in {128 + number, -number, 0}
     left = [path for path in tmp_path.rglob(".hyperbuild-*") if path.is_file()]
